@@ -1,0 +1,52 @@
+"""The `ew` command. Verbs are imported only when used, so that --help stays fast."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+# verb -> (module, one line for the overview); the module defines `command`
+VERBS: dict[str, tuple[str, str]] = {
+    "setup": ("cli.setup", "Make or repair an engine's environment."),
+    "demo": ("cli.demo", "Set up, convert, render, serve and stream one answer."),
+    "plan": ("cli.plan", "What a model needs and what fits, before any byte moves."),
+    "convert-trt": ("cli.convert_trt", "Hugging Face checkpoint -> TensorRT-LLM package."),
+    "package": ("cli.package", "Show, list and verify packages."),
+    "render": ("cli.render", "Write the Triton model repository."),
+    "start": ("cli.start", "Start tritonserver and the proxy."),
+    "stop": ("cli.stop", "Drain and stop the service."),
+    "status": ("cli.status", "What is running, where and how well."),
+    "logs": ("cli.logs", "Show or follow the service's logs."),
+    "test": ("cli.test", "Run the project's tests."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are modules, loaded on first use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in VERBS:
+            return None
+        command: click.Command = importlib.import_module(VERBS[name][0]).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(verb, summary) for verb, (_, summary) in VERBS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option("0.1.0", prog_name="ew")
+def main() -> None:
+    """From a Hugging Face checkpoint to a streaming endpoint on Triton with TensorRT-LLM.
+
+    \b
+    Examples:
+      ./ew demo
+      ./ew convert-trt --model ./Qwen2.5-7B-Instruct --output models/qwen --tp-size 2
+      ./ew start --engine cpu --model smollm2-135m-trt
+    """
