@@ -1,0 +1,85 @@
+"""The backend folder that tritonserver is pointed at: our bridge, and the stock Python backend beside it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from common.errors import EnvironmentProblem
+
+SOURCE_ROOT = Path(__file__).resolve().parent.parent
+BRIDGE_FILES = (
+    SOURCE_ROOT / "templates" / "bridge" / "model.py",
+    SOURCE_ROOT / "worker" / "protocol.py",
+)
+
+
+def install_backend(folder: Path) -> Path:
+    """Make `folder` usable as tritonserver's `--backend-directory` and return it.
+
+    It then serves `backend: "tensorrtllm"` with the bridge and `backend: "python"` with the Python backend of
+    the nvidia-pytriton wheel. Files already up to date stay as they are, so a running server is not disturbed.
+
+    tritonserver needs, beside `--backend-directory=FOLDER`, the environment
+    `LD_LIBRARY_PATH=<site-packages>/nvidia_pytriton.libs[:folder of libpython3.X.so.1.0]` and a `PATH` that
+    begins with the `bin` folder of this Python, from which the stub takes its standard library and numpy.
+
+    Raises:
+        EnvironmentProblem: nvidia-pytriton is not installed, or has no stub for this Python version.
+    """
+    server = _server_root()
+    stub = server / "python_backend_stubs" / _python_version() / "triton_python_backend_stub"
+    if not stub.is_file():
+        raise EnvironmentProblem(
+            f"tritonserver cannot run Python {_python_version()} models.",
+            why=f"There is no {stub}.",
+            hint="Use Python 3.10, 3.11 or 3.12: ./ew setup --engine cpu.",
+            code="stub_missing",
+        )
+    python_backend = server / "backends" / "python"
+    for source in BRIDGE_FILES:
+        _copy(source, folder / "tensorrtllm" / source.name)
+    # Triton refuses a backend library that is a link out of the backend directory, so all of these are copies.
+    _copy(python_backend / "libtriton_python.so", folder / "python" / "libtriton_python.so")
+    _copy(
+        python_backend / "triton_python_backend_utils.py", folder / "python" / "triton_python_backend_utils.py"
+    )
+    _copy(stub, folder / "python" / "triton_python_backend_stub")
+    return folder
+
+
+def _server_root() -> Path:
+    # Found without importing it: the package's own import takes seconds.
+    spec = importlib.util.find_spec("pytriton")
+    if spec is None or not spec.submodule_search_locations:
+        raise EnvironmentProblem(
+            "tritonserver is not installed here.",
+            why=f"{sys.executable} has no package nvidia-pytriton.",
+            hint="Run ./ew setup --engine cpu.",
+            code="tritonserver_missing",
+        )
+    return Path(spec.submodule_search_locations[0]) / "tritonserver"
+
+
+def _python_version() -> str:
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy unless `target` already equals `source`; readers see the old file or the new one."""
+    if target.is_file() and _same(source, target):
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    os.close(descriptor)
+    shutil.copy2(source, name)
+    os.replace(name, target)
+
+
+def _same(source: Path, target: Path) -> bool:
+    old, new = target.stat(), source.stat()
+    return old.st_size == new.st_size and source.read_bytes() == target.read_bytes()
