@@ -1,4 +1,4 @@
-"""How every verb talks: tables and colours on a terminal, plain text in a pipe, one JSON document with --json."""
+"""How every verb talks: colours on a terminal, plain text in a pipe, one JSON document with --json."""
 
 from __future__ import annotations
 

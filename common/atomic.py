@@ -31,6 +31,11 @@ def write_json(path: Path, document: Any, *, mode: int = 0o644) -> None:
     write_text(path, json.dumps(document, ensure_ascii=False, indent=2) + "\n", mode=mode)
 
 
+def sync_file(path: Path) -> None:
+    """Put the content of a finished file on the disk."""
+    sync_folder(path)
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames inside `folder` survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -38,7 +38,7 @@ class ModelConfig(StrictModel):
     pipeline_parallel_size: int = Field(1, ge=1, le=64, description="Groups of layers on separate GPUs.")
     precision: Precision = Field(
         "fast",
-        description="cpu engine: exact (f32, equal to transformers), fast (bf16 where the CPU has it) or int8.",
+        description="cpu engine: exact (f32, as transformers), fast (bf16 where the CPU has it) or int8.",
     )
     kv_cache_tokens: int | None = Field(
         None, ge=64, description="cpu engine: tokens that fit the KV cache; from memory when not set."

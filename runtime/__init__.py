@@ -1,0 +1,1 @@
+"""Environments, tritonserver, start, stop, status, logs."""
