@@ -130,7 +130,7 @@ def no_python(seen: list[pythons.Python], usable: list[pythons.Python]) -> Boots
     if not usable:
         names = ", ".join(found.name for found in seen) or "none"
         return BootstrapError(
-            f"ew needs {pythons.SUPPORTED_TEXT} (numpy 1.26, which Triton needs, has no others); found {names}.",
+            f"ew needs {pythons.SUPPORTED_TEXT} (Triton needs numpy 1, which has no others); found {names}.",
             "Install one (for example: apt install python3.11 python3.11-venv libpython3.11, or uv python "
             "install 3.12), or name one: EW_PYTHON=/path/to/python3.12 ./ew setup",
         )
@@ -138,12 +138,12 @@ def no_python(seen: list[pythons.Python], usable: list[pythons.Python]) -> Boots
     dotted = f"{best.version[0]}.{best.version[1]}"
     if not best.library:
         return BootstrapError(
-            f"{best.name} has no {pythons.library_name(best.version)}, which Triton's Python backend links to.",
+            f"{best.name} has no {pythons.library_name(best.version)}, which Triton's Python backend needs.",
             f"Install {pythons.library_package(best.version)}, then run the same command again.",
         )
     return BootstrapError(
         f"{best.name} cannot make environments: its venv and ensurepip modules are missing.",
-        f"Install python{dotted}-venv (apt install python{dotted}-venv), or uv, then run the same command again.",
+        f"Install it (apt install python{dotted}-venv), or uv, then run the same command again.",
     )
 
 

@@ -53,7 +53,7 @@ def library_name(version: tuple[int, int]) -> str:
 def library_package(version: tuple[int, int]) -> str:
     """What to install when the library is missing, for the two common families of distributions."""
     dotted = f"{version[0]}.{version[1]}"
-    return f"libpython{dotted} (Debian, Ubuntu: apt install libpython{dotted}) or python{dotted}-libs (Fedora, RHEL)"
+    return f"libpython{dotted} (apt install libpython{dotted}) or, on Fedora and RHEL, python{dotted}-libs"
 
 
 def inspect_python(command: str) -> Python | None:
@@ -128,13 +128,13 @@ def _uv_pythons() -> list[str]:
 def machine_problem() -> str:
     """Why no environment can work on this machine, or "" when one can."""
     if platform.system() != "Linux" or platform.machine() not in ("x86_64", "AMD64"):
-        return f"ew's base environment needs Linux on x86-64; this is {platform.system()} on {platform.machine()}."
+        return f"ew needs Linux on x86-64; this is {platform.system()} on {platform.machine()}."
     library, version = platform.libc_ver()
     if library == "glibc" and _numbers(version) < MINIMUM_GLIBC:
         wanted = ".".join(str(number) for number in MINIMUM_GLIBC)
-        return f"tritonserver needs glibc {wanted} or later (Ubuntu 22.04, Debian 12); this machine has {version}."
+        return f"tritonserver needs glibc {wanted} (Ubuntu 22.04, Debian 12) or later; here is {version}."
     if library != "glibc":
-        return "tritonserver needs a Linux with glibc (Ubuntu 22.04, Debian 12 or later); this one has another C library."
+        return "tritonserver needs a Linux with glibc (Ubuntu 22.04, Debian 12 or later)."
     return ""
 
 

@@ -1,9 +1,8 @@
-"""Write requirements/*.lock from requirements/*.in with uv: one lock for Python 3.10 to 3.12, hashes included."""
+"""Write requirements/*.lock from requirements/*.in with uv: one lock for Python 3.10 to 3.12, with hashes."""
 
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent.parent / "requirements"
@@ -48,4 +47,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

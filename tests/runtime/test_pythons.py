@@ -55,7 +55,7 @@ def test_no_supported_python_says_what_was_found(tmp_path: Path, monkeypatch: py
 def test_a_python_without_its_library_names_the_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pythons, "_loader_cache", lambda: [])
+    monkeypatch.setattr(pythons, "_loader_cache", list)
     monkeypatch.setenv("EW_PYTHON", fake_python(tmp_path / "python", "3, 12"))
     with pytest.raises(bootstrap.BootstrapError) as caught:
         bootstrap.choose_python()
