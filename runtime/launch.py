@@ -1,0 +1,159 @@
+"""The exact commands and environments of the two processes of a service."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shlex
+import sys
+import sysconfig
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from common.errors import EnvironmentProblem
+from common.paths import SOURCE_ROOT, home
+from runtime import pythons
+from runtime.ports import LOOPBACK
+from runtime.processes import SERVICE_VARIABLE
+from runtime.state import Service
+
+TRITON_EXIT_SECONDS = 10
+METRICS_INTERVAL_MS = 500
+SHM_FOLDER = Path("/dev/shm")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A process to start: `environment` is what is added to ours, `log` takes stdout and stderr."""
+
+    name: str
+    arguments: tuple[str, ...]
+    log: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        settings = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items()]
+        return " ".join([*settings, shlex.join(self.arguments)])
+
+    def as_dict(self) -> dict[str, object]:
+        return {
+            "name": self.name,
+            "command": list(self.arguments),
+            "environment": dict(self.environment),
+            "log": str(self.log),
+        }
+
+
+def backend_folder() -> Path:
+    return home().cache / "backends"
+
+
+def shm_prefix(service_id: str) -> str:
+    """What the names of the service's shared memory regions begin with."""
+    return f"ew-{service_id}-"
+
+
+def triton_command(service: Service) -> Command:
+    """tritonserver of the nvidia-pytriton wheel, on loopback, loading exactly the service's models.
+
+    Raises:
+        EnvironmentProblem: the wheel or libpython is missing; names what to install.
+    """
+    package = pytriton_folder()
+    ports = service.ports
+    return Command(
+        "triton",
+        (
+            str(package / "tritonserver" / "bin" / "tritonserver"),
+            f"--model-repository={home().repository}",
+            f"--backend-directory={backend_folder()}",
+            "--model-control-mode=explicit",
+            *(f"--load-model={model}" for model in service.models),
+            *(f"--{api}-address={LOOPBACK}" for api in ("http", "grpc", "metrics")),
+            f"--http-port={ports.triton_http}",
+            f"--grpc-port={ports.triton_grpc}",
+            f"--metrics-port={ports.triton_metrics}",
+            f"--metrics-interval-ms={METRICS_INTERVAL_MS}",
+            "--allow-gpu-metrics=false",
+            f"--exit-timeout-secs={TRITON_EXIT_SECONDS}",
+            *_shm_options(service.service_id),
+        ),
+        home().logs / "triton.log",
+        {
+            "LD_LIBRARY_PATH": _joined(
+                package.parent / "nvidia_pytriton.libs", libpython_folder(), name="LD_LIBRARY_PATH"
+            ),
+            # The Python backend's stub takes its standard library and numpy from the first python3 on PATH.
+            "PATH": _joined(Path(sys.executable).parent, name="PATH"),
+            "EW_ROOT": str(SOURCE_ROOT),
+            "EW_HOME": str(home().root),
+            "EW_LOG_DIR": str(home().logs),
+            "EW_CACHE_DIR": str(home().cache),
+            "EW_WORKER_PYTHON": sys.executable,
+            SERVICE_VARIABLE: service.service_id,
+        },
+    )
+
+
+def proxy_command(service: Service, config: Path) -> Command:
+    """The proxy, reachable at the service's host and port. The keys are read from a file: never in argv."""
+    return Command(
+        "proxy",
+        (
+            sys.executable,
+            "-m",
+            "proxy",
+            f"--config={config}",
+            f"--triton={service.triton_url}",
+            f"--host={service.host}",
+            f"--port={service.ports.proxy}",
+            f"--keys={home().run / 'keys.json'}",
+        ),
+        home().logs / "proxy.log",
+        {
+            "PYTHONPATH": _joined(SOURCE_ROOT, name="PYTHONPATH"),
+            "EW_HOME": str(home().root),
+            SERVICE_VARIABLE: service.service_id,
+        },
+    )
+
+
+def pytriton_folder() -> Path:
+    """The installed package `pytriton`; not imported, because that alone takes seconds."""
+    spec = importlib.util.find_spec("pytriton")
+    if spec is None or not spec.submodule_search_locations:
+        raise EnvironmentProblem(
+            "tritonserver is not installed here.",
+            why=f"{sys.executable} has no package nvidia-pytriton.",
+            hint="Run ./ew setup --engine cpu.",
+            code="tritonserver_missing",
+        )
+    return Path(spec.submodule_search_locations[0])
+
+
+def libpython_folder() -> Path:
+    """The folder of this Python's shared library, which Triton's stub links against."""
+    version = (sys.version_info[0], sys.version_info[1])
+    folders = [sysconfig.get_config_var("LIBDIR") or "", str(Path(sys.base_prefix) / "lib")]
+    folder = pythons.find_library(version, folders)
+    if not folder:
+        raise EnvironmentProblem(
+            f"{pythons.library_name(version)}, which Triton's Python backend links to, is not here.",
+            hint=f"Install {pythons.library_package(version)}, then run the same command again.",
+            code="libpython_missing",
+        )
+    return Path(folder)
+
+
+def _shm_options(service_id: str) -> list[str]:
+    """Regions named after the service, so that `stop` can check that none is left."""
+    prefix = shm_prefix(service_id)
+    return [
+        f"--backend-config={backend},shm-region-prefix-name={prefix}" for backend in ("python", "tensorrtllm")
+    ]
+
+
+def _joined(*first: Path, name: str) -> str:
+    old = [os.environ[name]] if os.environ.get(name) else []
+    return os.pathsep.join([*map(str, first), *old])

@@ -1,0 +1,196 @@
+"""Start a service, told as a story: resolve, prepare, spawn, wait until ready; undo everything on failure."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+from common.config import DeployConfig, Engine
+from common.errors import Interrupted, ResourceError, ServiceError
+from common.paths import home
+from runtime import launch, logs, ports, probe, state
+from runtime.launch import Command
+from runtime.models import resolve_models
+from runtime.processes import ProcessRef, boot_id
+from runtime.state import Ports, Service
+from runtime.teardown import clean_up_remains, take_down
+
+READY_POLL_SECONDS = 0.05
+
+Progress = Callable[[str], None]
+Children = dict[str, subprocess.Popen[bytes]]
+
+
+@dataclass(frozen=True)
+class StartRequest:
+    """What `ew start` was asked for; `timeout` is the limit for getting ready, in seconds."""
+
+    models: tuple[str, ...]
+    engine: Engine = "cpu"
+    host: str = "127.0.0.1"
+    port: int = 8080
+    timeout: float = 300.0
+
+
+def plan(request: StartRequest) -> tuple[Service, list[Command]]:
+    """The service as it would be started, and its commands; may add a package to the config."""
+    _, model_ids = resolve_models(list(request.models), request.engine)
+    service = _new_service(request, model_ids)
+    return service, _commands(service)
+
+
+def start(request: StartRequest, *, progress: Progress = lambda text: None) -> tuple[Service, Children]:
+    """Bring a service up and return it ready, with its two processes; on failure nothing is left running.
+
+    Raises:
+        ServiceError: something runs already (`already_running`), or it did not get ready (`start_failed`).
+        ConfigError, PackageError, RepositoryError, EnvironmentProblem, ResourceError: found before that.
+    """
+    with state.exclusive():
+        _refuse_if_running()
+        clean_up_remains()
+        config, model_ids = resolve_models(list(request.models), request.engine)
+        ports.require_free(request.port, request.host)
+        service = _new_service(request, model_ids)
+        commands = _commands(service)
+        progress("rendering the model repository")
+        _prepare(config, service)
+        return _bring_up(service, commands, request.timeout, progress)
+
+
+def _new_service(request: StartRequest, model_ids: tuple[str, ...]) -> Service:
+    http, grpc, metrics = ports.pick((8000, 8001, 8002))
+    return Service(
+        service_id=uuid.uuid4().hex[:12],
+        phase="starting",
+        boot_id=boot_id(),
+        started_at=time.time(),
+        engine=request.engine,
+        models=model_ids,
+        host=request.host,
+        ports=Ports(request.port, http, grpc, metrics),
+        key_file=str(home().run / "api_key"),
+    )
+
+
+def _commands(service: Service) -> list[Command]:
+    return [launch.triton_command(service), launch.proxy_command(service, home().config)]
+
+
+def _refuse_if_running() -> None:
+    # We hold the lock: a service still "starting" or "stopping" was left by a crash and is cleaned up.
+    service = state.load()
+    if service is None or service.health() != "ready":
+        return
+    raise ServiceError(
+        f"Already running: {', '.join(service.models)} at {service.url}.",
+        why=f"tritonserver has pid {service.triton.pid if service.triton else 'unknown'}.",
+        hint="Look with ./ew status, or end it first: ./ew stop",
+        code="already_running",
+    )
+
+
+def _prepare(config: DeployConfig, service: Service) -> None:
+    # Imported here: `ew stop` and `ew status` need neither templates nor protobuf.
+    from builder.render import render
+
+    from proxy.keys import ensure_first_key
+    from worker.backend import install_backend
+
+    render(config, home(), only=list(service.models))
+    install_backend(launch.backend_folder())
+    ensure_first_key(home().run / "keys.json")
+    logs.rotate()
+
+
+def _bring_up(
+    service: Service, commands: list[Command], timeout: float, progress: Progress
+) -> tuple[Service, Children]:
+    state.save(service)
+    try:
+        with _sigterm_as_interrupt():
+            children = {command.name: _spawn(command) for command in commands}
+            refs = {name: ProcessRef.of(child.pid) for name, child in children.items()}
+            service = state.save(service.with_changes(**refs))
+            _wait_until_ready(service, children, timeout, progress)
+            elapsed = time.time() - service.started_at
+            return state.save(service.with_changes(phase="ready", ready_after=round(elapsed, 3))), children
+    except KeyboardInterrupt:
+        take_down(service, 0, progress)
+        raise Interrupted("Interrupted; everything that was started is stopped again.") from None
+    except BaseException:  # whatever happened: a service that is not ready must not stay
+        take_down(service, 0, progress)
+        raise
+
+
+def _spawn(command: Command) -> subprocess.Popen[bytes]:
+    """Start in a session of its own, so that a closed terminal does not end it."""
+    try:
+        with command.log.open("ab") as log:
+            return subprocess.Popen(
+                command.arguments,
+                env={**os.environ, **command.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=home().root,
+                start_new_session=True,
+            )
+    except OSError as error:
+        raise ResourceError(f"{command.name} cannot be started.", why=f"{error}.") from error
+
+
+def _wait_until_ready(service: Service, children: Children, timeout: float, progress: Progress) -> None:
+    progress("loading " + ", ".join(service.models))
+    deadline = time.monotonic() + timeout
+    while not _is_ready(service):
+        for name, child in children.items():
+            if (code := child.poll()) is not None:
+                raise _start_failed(name, f"{name} ended with exit code {code}.")
+        if time.monotonic() > deadline:
+            raise _start_failed("triton", f"Not ready after {timeout:.0f} s.")
+        time.sleep(READY_POLL_SECONDS)
+
+
+def _is_ready(service: Service) -> bool:
+    engines = tuple(f"{model}-tensorrt_llm" for model in service.models)
+    if not probe.triton_ready(service.ports.triton_http, (*service.models, *engines)):
+        return False
+    return probe.is_ok(service.ports.proxy, "/health/ready", host=_probe_host(service))
+
+
+def _probe_host(service: Service) -> str:
+    return "127.0.0.1" if service.host in ("0.0.0.0", "::") else service.host
+
+
+def _start_failed(name: str, what: str) -> ServiceError:
+    """The failure with the lines that name its cause; for tritonserver it may be in the worker's log."""
+    sources = ("worker", "triton") if name == "triton" else (name,)
+    lines = [line for source in sources for line in (logs.troubles(source) or logs.tail(source, 3))]
+    return ServiceError(
+        f"The service did not start: {what}",
+        why="\n".join(["the logs say", *(f"    {line}" for line in lines)]) if lines else "",
+        hint=f"Read it all with ./ew logs {name}; everything was stopped again.",
+        code="start_failed",
+    )
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """While starting, SIGTERM undoes what was started, as Ctrl-C does."""
+
+    def interrupt(signal_number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,126 @@
+"""Which models a service runs: ids of deploy/config.json, or package folders that then get an entry there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from builder.package import Package, load_package
+from common import atomic
+from common.config import DeployConfig, Engine, ModelConfig, load_config, parse_config
+from common.errors import ConfigError, UsageError
+from common.paths import home
+
+
+def resolve_models(names: list[str], engine: Engine) -> tuple[DeployConfig, tuple[str, ...]]:
+    """The config and the model ids that `names` mean. A package folder is added to the config when it is new.
+
+    Raises:
+        UsageError, ConfigError, PackageError: an unknown name, another engine, a bad package.
+    """
+    if not names:
+        raise UsageError("No model was named.", hint=_known_models_hint())
+    ids = tuple(dict.fromkeys(_model_id(name, engine) for name in names))
+    config = load_config(home().config)
+    for model_id in ids:
+        _check(model_id, config.models[model_id], engine)
+    return config, ids
+
+
+def set_entry(model_id: str, entry: ModelConfig) -> None:
+    """Put `entry` into deploy/config.json, leaving everything else in the file as it is."""
+    document = _document()
+    document.setdefault("models", {})[model_id] = entry.model_dump(exclude_none=True)
+    parse_config(document, source=str(home().config))
+    atomic.write_json(home().config, document)
+
+
+def entry_for(package: Package, engine: Engine, **settings: Any) -> ModelConfig:
+    """The config entry of a package: its own sizes and layout; a path in the home folder is kept relative."""
+    manifest = package.manifest
+    sizes, layout = manifest.sizes, manifest.layout
+    return ModelConfig(
+        engine=engine,
+        model_path=_shown_path(package.folder),
+        max_batch_size=sizes.max_batch_size,
+        max_input_len=sizes.max_input_len,
+        max_output_len=sizes.max_output_len,
+        dtype=layout.dtype,  # type: ignore[arg-type]  # validated by pydantic, which names what is allowed
+        tensor_parallel_size=layout.tp_size,
+        pipeline_parallel_size=layout.pp_size,
+        **settings,
+    )
+
+
+def _model_id(name: str, engine: Engine) -> str:
+    """`name` itself when it is an id of the config, else the id of the package folder that it names."""
+    config = load_config(home().config) if home().config.exists() else DeployConfig()
+    if name in config.models:
+        return name
+    if not _looks_like_folder(name):
+        raise ConfigError(
+            f"There is no model {name!r} in {home().config}.",
+            why=f"It has {', '.join(config.models) or 'no models'}; no package folder has that name either.",
+            hint="Add it to the file, name a package folder, or convert a model: ./ew convert-trt --help",
+            code="model_unknown",
+        )
+    package = load_package(_folder(name))
+    return _id_of_package(package, config) or _add(package, engine, config)
+
+
+def _looks_like_folder(name: str) -> bool:
+    return "/" in name or _folder(name).is_dir()
+
+
+def _folder(name: str) -> Path:
+    """A path on the command line starts where the user is; one that is not there, at the home folder."""
+    here = Path(name).expanduser().resolve()
+    return here if here.is_dir() else home().resolve(name)
+
+
+def _id_of_package(package: Package, config: DeployConfig) -> str | None:
+    folder = package.folder.resolve()
+    entries = config.models.items()
+    return next((key for key, entry in entries if home().resolve(entry.model_path).resolve() == folder), None)
+
+
+def _add(package: Package, engine: Engine, config: DeployConfig) -> str:
+    model_id = package.folder.resolve().name
+    if model_id in config.models:
+        raise ConfigError(
+            f"The config already has a model {model_id!r} with another package.",
+            hint=f"Rename the folder {package.folder}, or add an entry with another id to {home().config}.",
+            code="model_id_taken",
+        )
+    set_entry(model_id, entry_for(package, engine))
+    return model_id
+
+
+def _check(model_id: str, entry: ModelConfig, engine: Engine) -> None:
+    if entry.engine != engine:
+        raise ConfigError(
+            f"Model {model_id!r} is configured for the engine {entry.engine}, not {engine}.",
+            hint=f"Use --engine {entry.engine}, or change models.{model_id}.engine in {home().config}.",
+            code="engine_mismatch",
+        )
+    load_package(home().resolve(entry.model_path))
+
+
+def _shown_path(folder: Path) -> str:
+    full = folder.resolve()
+    return str(full.relative_to(home().root)) if full.is_relative_to(home().root) else str(full)
+
+
+def _document() -> dict[str, Any]:
+    if not home().config.exists():
+        return {"models": {}}
+    load_config(home().config)
+    document: dict[str, Any] = json.loads(home().config.read_text(encoding="utf-8"))
+    return document
+
+
+def _known_models_hint() -> str:
+    config = load_config(home().config) if home().config.exists() else DeployConfig()
+    known = ", ".join(config.models)
+    return f"Use --model with one of: {known}." if known else "Run ./ew demo for a first model."
