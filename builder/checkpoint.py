@@ -1,0 +1,169 @@
+"""From Hugging Face weights to a TensorRT-LLM checkpoint folder, and back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from builder.families import Layout, read_dims, trtllm_config, weight_map
+from builder.families.layout import STORED_NAMES
+from builder.families.placement import PADDING
+from builder.shard import ShardPlan, rank_targets, source_shapes
+from builder.sources import Source
+from builder.writer import Progress, fill
+from common.atomic import write_json
+from common.casts import STORED, Array
+from common.errors import CheckpointError
+from common.tensors import TensorFile, read_error, write_error
+
+MOST_WORKERS = 4
+
+
+@dataclass(frozen=True)
+class CheckpointReport:
+    """What a conversion did.
+
+    Args:
+        files: config.json and the rank files, in order.
+        nbytes: size of the rank files; `reused_bytes` of them came from an interrupted run.
+        seconds: wall time.
+    """
+
+    folder: Path
+    files: tuple[Path, ...]
+    nbytes: int
+    reused_bytes: int
+    seconds: float
+
+    @cached_property
+    def sha256(self) -> dict[str, str]:
+        """File name to digest; read from the files when first asked for."""
+        return {path.name: file_sha256(path) for path in self.files}
+
+
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        buffer = bytearray(1 << 20)
+        while count := file.readinto(buffer):
+            digest.update(memoryview(buffer)[:count])
+    return digest.hexdigest()
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a folder.
+
+    Raises:
+        CheckpointError: not there, or not a JSON object.
+    """
+    path = folder / "config.json"
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{folder} is not a checkpoint: it has no config.json.",
+            hint="Give the folder that holds config.json and the weights.",
+            code="no_config",
+        ) from error
+    except OSError as error:
+        raise read_error(path, error) from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON.", why=str(error), hint="Download it again.") from error
+    if not isinstance(document, dict):
+        raise CheckpointError(f"{path} is not a JSON object.", hint="Download it again.")
+    return document
+
+
+def write_checkpoint(
+    source: Path,
+    output: Path,
+    layout: Layout,
+    *,
+    model_type: str | None = None,
+    progress: Progress | None = None,
+    workers: int = 0,
+    resume: bool = True,
+    allow_pickle: bool = False,
+) -> CheckpointReport:
+    """Convert the Hugging Face folder `source` into the checkpoint folder `output`.
+
+    Args:
+        progress: called with bytes done and bytes in total.
+        workers: threads; 0 takes one a processor, at most MOST_WORKERS.
+        resume: go on with what an interrupted run of the same conversion left in `output`.
+        allow_pickle: read PyTorch .bin files where there are no safetensors.
+
+    Raises:
+        UsageError, CheckpointError, UnsupportedModelError: before anything is written.
+        ResourceError: disk full, no permission; what is written so far can be resumed.
+    """
+    started = time.monotonic()
+    config = trtllm_config(read_config(source), layout, model_type)
+    plan = ShardPlan(Source(source, allow_pickle=allow_pickle), config, layout)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "config.json").unlink(missing_ok=True)
+        reused = fill(plan, output, workers=_workers(workers), resume=resume, progress=progress)
+        write_json(output / "config.json", config)
+    except OSError as error:
+        raise write_error(output, error) from error
+    files = (output / "config.json", *(output / file.name for file in plan.files))
+    return CheckpointReport(output, files, plan.total_bytes, reused, time.monotonic() - started)
+
+
+def _workers(asked: int) -> int:
+    return asked or min(len(os.sched_getaffinity(0)), MOST_WORKERS)
+
+
+def _layout_of(config: dict[str, Any]) -> Layout:
+    mapping = config["mapping"]
+    return Layout(
+        config["dtype"],
+        mapping["tp_size"],
+        mapping["pp_size"],
+        mapping.get("moe_tp_size", 0),
+        mapping.get("moe_ep_size", 0),
+        config["use_parallel_embedding"],
+        config["embedding_sharding_dim"],
+    )
+
+
+def restore_checkpoint(checkpoint: Path) -> Iterator[tuple[str, Array]]:
+    """The Hugging Face tensors of a checkpoint folder, in stored form and the checkpoint's dtype.
+
+    The inverse of `write_checkpoint`, from the same weight maps. A NormHead comes back normalised, a router
+    in float32, and a tied head once, as the embedding.
+    """
+    config = read_config(checkpoint)
+    layout, dims, weights = _layout_of(config), read_dims(config), weight_map(config)
+    shapes = source_shapes(weights, dims)
+    pieces: dict[str, list[tuple[TensorFile, str, int, Any]]] = {}
+    for rank in layout.ranks():
+        file = TensorFile(checkpoint / f"rank{rank.index}.safetensors")
+        for target in rank_targets(weights, dims, rank, STORED_NAMES[config["dtype"]]):
+            row = 0
+            for block in target.mosaic.blocks:
+                if block.source != PADDING:
+                    pieces.setdefault(block.source, []).append((file, target.name, row, block))
+                row += block.height
+    for name, parts in pieces.items():
+        yield name, _joined(shapes[name], parts)
+
+
+def _joined(shape: tuple[int, ...], parts: list[tuple[TensorFile, str, int, Any]]) -> Array:
+    first = parts[0][0].tensors[parts[0][1]]
+    whole = np.empty((shape[0], shape[1] if len(shape) == 2 else 1), STORED[first.dtype])
+    for file, target, row, block in parts:
+        rows = file.view(target).reshape(-1, block.width)[row : row + block.height]
+        whole[slice(*block.rows), slice(*block.columns)] = rows
+    return whole.reshape(shape)

@@ -1,0 +1,337 @@
+"""config.json of the TensorRT-LLM checkpoint, from config.json of the Hugging Face model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from builder.families.layout import STORED_NAMES, Layout
+from common.errors import CheckpointError, UnsupportedModelError
+
+Config = dict[str, Any]
+HfConfig = Mapping[str, Any]
+
+ROUND_VOCABULARY = 100
+BAICHUAN1_VOCABULARY, BAICHUAN2_VOCABULARY = 64000, 125696
+GLM4_VOCABULARY, GLM4_EPSILON = 151552, 1.5625e-07
+
+
+def required(hf: HfConfig, name: str) -> Any:
+    """A field without which nothing can be converted."""
+    if hf.get(name) is None:
+        raise CheckpointError(
+            f"config.json has no {name!r}.",
+            why="The size of the model cannot be known without it.",
+            hint="Use the config.json that was published with the weights.",
+            code="config_field_missing",
+        )
+    return hf[name]
+
+
+def given(hf: HfConfig, name: str, default: Any) -> Any:
+    """A field, or its default where it is absent or null."""
+    value = hf.get(name)
+    return default if value is None else value
+
+
+def resolve_dtype(hf: HfConfig, layout: Layout) -> str:
+    """The checkpoint's dtype; `auto` follows the model, except that float32 and unknown become float16."""
+    if layout.dtype != "auto":
+        return layout.dtype
+    own = str(hf.get("torch_dtype") or hf.get("dtype") or "float16").removeprefix("torch.")
+    return "float16" if own == "float32" or own not in STORED_NAMES else own
+
+
+def _rope(hf: HfConfig, *, add_rope_type: bool) -> tuple[Any, Config | None]:
+    """Base and scaling of the rotary embedding, from the fields of transformers 4 or 5."""
+    both = dict(hf.get("rope_parameters") or {})
+    base = hf.get("rope_theta", both.pop("rope_theta", 10000.0))
+    scaling = hf.get("rope_scaling") or (both if both.get("rope_type", "default") != "default" else None)
+    if not scaling:
+        return base, None
+    scaling = dict(scaling)
+    if add_rope_type and "type" in scaling:
+        scaling["rope_type"] = scaling["type"]
+    return base, scaling
+
+
+def _head_size(hf: HfConfig) -> int:
+    heads, hidden = required(hf, "num_attention_heads"), required(hf, "hidden_size")
+    return int(hf.get("kv_channels") or hf.get("head_dim") or hidden // heads)
+
+
+def _mapping(layout: Layout) -> Config:
+    moe_tp, moe_ep = layout.moe_sizes
+    return {
+        "world_size": layout.world_size,
+        "gpus_per_node": 8,
+        "cp_size": 1,
+        "tp_size": layout.tp_size,
+        "pp_size": layout.pp_size,
+        "moe_tp_size": moe_tp,
+        "moe_cluster_size": 1,
+        "moe_ep_size": moe_ep,
+        "attn_tp_size": layout.tp_size,
+        "attn_cp_size": 1,
+        "cp_config": {},
+        "enable_attention_dp": False,
+        "enable_lm_head_tp_in_adp": False,
+    }
+
+
+QUANTIZATION: Config = {
+    "quant_algo": None,
+    "kv_cache_quant_algo": None,
+    "group_size": 128,
+    "smoothquant_val": 0.5,
+    "clamp_val": None,
+    "use_meta_recipe": False,
+    "has_zero_point": False,
+    "pre_quant_scale": False,
+    "exclude_modules": None,
+    "mamba_ssm_cache_dtype": None,
+}
+
+
+def _moe(experts: int, top_k: int, normalization: int | None, shared: int = 0) -> Config:
+    return {
+        "num_experts": experts,
+        "shared_expert_intermediate_size": shared,
+        "top_k": top_k,
+        "normalization_mode": normalization,
+        "sparse_mixer_epsilon": 0.01,
+        "tp_mode": 0,
+        "device_limited_n_group": 0,
+        "device_limited_topk_group": 0,
+        "device_limited_routed_scaling_factor": 1.0,
+    }
+
+
+def _common(hf: HfConfig, layout: Layout, **own: Any) -> Config:
+    """Fields of every family of the common loader; `own` overrides."""
+    head_size = own.pop("head_size", None) or _head_size(hf)
+    fields: Config = {
+        "architecture": hf["architectures"][0],
+        "dtype": resolve_dtype(hf, layout),
+        "vocab_size": own.pop("vocab_size", None) or required(hf, "vocab_size"),
+        "hidden_size": required(hf, "hidden_size"),
+        "num_hidden_layers": own.pop("num_hidden_layers", None) or required(hf, "num_hidden_layers"),
+        "num_attention_heads": required(hf, "num_attention_heads"),
+        "hidden_act": given(hf, "hidden_act", "silu"),
+        "logits_dtype": "float32",
+        "norm_epsilon": own.pop("norm_epsilon", None) or given(hf, "rms_norm_eps", 1e-06),
+        "runtime_defaults": None,
+        "position_embedding_type": "rope_gpt_neox",
+        "num_key_value_heads": given(hf, "num_key_value_heads", hf["num_attention_heads"]),
+        "intermediate_size": own.pop("intermediate_size", None) or required(hf, "intermediate_size"),
+        "max_position_embeddings": hf.get("max_position_embeddings"),
+        "mapping": _mapping(layout),
+        "quantization": dict(QUANTIZATION),
+        "use_parallel_embedding": layout.use_parallel_embedding,
+        "embedding_sharding_dim": layout.embedding_sharding_dim,
+        "head_size": head_size,
+        "qk_layernorm": False,
+        "rotary_embedding_dim": head_size,
+    }
+    return {**fields, **own}
+
+
+def llama_config(hf: HfConfig, layout: Layout, version: str) -> Config:
+    """Llama, Yi, Mistral and Mixtral."""
+    if hf.get("mlp_bias"):
+        raise UnsupportedModelError(
+            "mlp_bias is true.",
+            why="TensorRT-LLM's Llama has no biases in the MLP, so the output would be wrong.",
+            hint="Serve this model with the PyTorch runtime: --runtime pytorch",
+        )
+    base, scaling = _rope(hf, add_rope_type=version == "llama")
+    experts = given(hf, "num_local_experts", 0) if version == "mixtral" else 0
+    own: Config = {"hidden_act": "swiglu"} if experts else {}
+    if version in ("mistral", "mixtral"):
+        own["num_key_value_heads"] = given(hf, "num_key_value_heads", 8)
+    top_k = given(hf, "num_experts_per_tok", 2) if experts else 0
+    return {
+        "mlp_bias": False,
+        "attn_bias": bool(hf.get("bias") or hf.get("attention_bias")),
+        "rotary_base": base,
+        "rotary_scaling": scaling,
+        "residual_mlp": False,
+        "disable_weight_only_quant_plugin": False,
+        "moe": _moe(experts, top_k, 1 if experts else None),
+        "remove_duplicated_kv_heads": False,
+        "fc_after_embed": False,
+        "use_input_layernorm_in_first_layer": True,
+        "use_last_layernorm": True,
+        "layer_idx_offset": 0,
+        "embedding_multiplier": 1.0,
+        "attention_multiplier": 1.0,
+        "residual_multiplier": 1.0,
+        "output_multiplier_scale": 1.0,
+        "has_partial_lora_mask": False,
+        **_common(hf, layout, **own),
+        "tie_word_embeddings": bool(hf.get("tie_word_embeddings", False)),
+    }
+
+
+def _check_sparse_everywhere(hf: HfConfig) -> None:
+    if hf.get("mlp_only_layers") or given(hf, "decoder_sparse_step", 1) != 1:
+        raise UnsupportedModelError(
+            "Some layers of this mixture of experts are dense.",
+            why="mlp_only_layers or decoder_sparse_step says so; no published Qwen checkpoint does that.",
+            hint="Serve this model with the PyTorch runtime: --runtime pytorch",
+        )
+
+
+def qwen_config(hf: HfConfig, layout: Layout, version: str) -> Config:
+    """Qwen 1 to 3, dense and mixture of experts; `version` is the qwen_type."""
+    is_first, has_experts = version == "qwen", version.endswith("_moe")
+    own: Config = {}
+    if is_first:
+        base, scaling = given(hf, "rotary_emb_base", 10000.0), None
+        own = {"norm_epsilon": given(hf, "layer_norm_epsilon", 1e-06)}
+        own["num_key_value_heads"] = required(hf, "num_attention_heads")
+    else:
+        base, scaling = _rope(hf, add_rope_type=True)
+    experts, shared = 0, 0
+    if has_experts:
+        _check_sparse_everywhere(hf)
+        experts, shared = required(hf, "num_experts"), given(hf, "shared_expert_intermediate_size", 0)
+        own["hidden_act"] = "swiglu"
+    renormalise = int(has_experts and bool(hf.get("norm_topk_prob")))
+    return {
+        "mlp_bias": False,
+        "attn_bias": not version.startswith("qwen3"),
+        "rotary_base": base,
+        "rotary_scaling": scaling,
+        "disable_weight_only_quant_plugin": False,
+        "num_labels": 1,
+        "use_logn_attn": bool(hf.get("use_logn_attn", False)),
+        "mlp_only_layers": [],
+        "decoder_sparse_step": 1,
+        "moe": _moe(experts, given(hf, "num_experts_per_tok", 0) if experts else 0, renormalise, shared),
+        **_common(hf, layout, **own),
+        "seq_length": given(hf, "seq_length", 8192),
+        "qwen_type": version,
+        "moe_intermediate_size": required(hf, "moe_intermediate_size") if experts else 0,
+        "moe_shared_expert_intermediate_size": shared,
+        "tie_word_embeddings": bool(hf.get("tie_word_embeddings", False)),
+    }
+
+
+def baichuan_version(hf: HfConfig) -> tuple[str, str]:
+    """v1_7b, v1_13b, v2_7b or v2_13b, and why."""
+    size = "7b" if hf.get("num_attention_heads") == 32 else "13b"
+    vocab, architecture = given(hf, "vocab_size", 0), hf["architectures"][0]
+    if architecture == "BaiChuanForCausalLM":
+        return f"v1_{size}", f"architecture {architecture} is Baichuan 1's spelling"
+    if BAICHUAN1_VOCABULARY <= vocab < BAICHUAN2_VOCABULARY:
+        return (
+            f"v1_{size}",
+            f"vocab_size {vocab} is Baichuan 1's {BAICHUAN1_VOCABULARY}, or that with additions",
+        )
+    if vocab < BAICHUAN1_VOCABULARY and vocab % ROUND_VOCABULARY == 0:
+        return f"v1_{size}", f"vocab_size {vocab} is round like Baichuan 1's {BAICHUAN1_VOCABULARY}"
+    return f"v2_{size}", f"vocab_size {vocab} is not Baichuan 1's {BAICHUAN1_VOCABULARY}"
+
+
+def baichuan_config(hf: HfConfig, layout: Layout, version: str) -> Config:
+    """Baichuan 1 and 2: rotary embedding with 7B, ALiBi with 13B."""
+    is_small = version.endswith("7b")
+    longest = hf.get("max_position_embeddings") if is_small else hf.get("model_max_length")
+    own = {
+        "architecture": "BaichuanForCausalLM",
+        "position_embedding_type": "rope_gpt_neox" if is_small else "alibi",
+        "num_key_value_heads": required(hf, "num_attention_heads"),
+        "max_position_embeddings": longest,
+    }
+    return {**_common(hf, layout, **own), "model_version": version}
+
+
+def chatglm_version(hf: HfConfig) -> tuple[str, str]:
+    """chatglm2, chatglm3 or glm4, and why. Their weights are laid out alike; the rotary scaling differs."""
+    if hf.get("position_encoding_2d") or "multi_query_group_num" not in hf:
+        raise UnsupportedModelError(
+            "This is a first generation ChatGLM or GLM.",
+            why="Its attention layout is not known well enough to convert it without risk.",
+            hint="Use ChatGLM2, ChatGLM3 or GLM-4-9B.",
+        )
+    known = {"chatglm2": "chatglm2", "chatglm3": "chatglm3", "glm-4": "glm4", "glm4": "glm4"}
+    published = str(hf.get("_name_or_path", "")).lower()
+    for part, version in known.items():
+        if part in published:
+            return version, f"_name_or_path in config.json is {published!r}"
+    if hf.get("padded_vocab_size") == GLM4_VOCABULARY:
+        return "glm4", f"padded_vocab_size is GLM-4's {GLM4_VOCABULARY}"
+    if hf.get("layernorm_epsilon") == GLM4_EPSILON:
+        return "glm4", f"layernorm_epsilon is GLM-4's {GLM4_EPSILON}"
+    if isinstance(hf.get("eos_token_id"), list):
+        return "glm4", "eos_token_id is a list, as in GLM-4 only"
+    return "chatglm3", "nothing in config.json points to ChatGLM2 or GLM-4"
+
+
+def chatglm_config(hf: HfConfig, layout: Layout, version: str) -> Config:
+    """ChatGLM2, ChatGLM3 and GLM-4-9B."""
+    ratio = given(hf, "rope_ratio", 1.0)
+    base, scaling = 10000.0 * ratio, None
+    if version == "chatglm2":
+        base, scaling = 10000.0, {"type": "linear", "factor": ratio} if ratio > 1 else None
+    own = {
+        "vocab_size": hf.get("padded_vocab_size") or required(hf, "vocab_size"),
+        "num_hidden_layers": hf.get("num_layers") or required(hf, "num_hidden_layers"),
+        "hidden_act": "swiglu",
+        "norm_epsilon": given(hf, "layernorm_epsilon", 1e-05),
+        "position_embedding_type": "rope_gptj",
+        "num_key_value_heads": hf["multi_query_group_num"]
+        if given(hf, "multi_query_attention", True)
+        else required(hf, "num_attention_heads"),
+        "intermediate_size": required(hf, "ffn_hidden_size"),
+        "max_position_embeddings": hf.get("seq_length"),
+    }
+    return {
+        "chatglm_version": version,
+        "add_bias_linear": given(hf, "add_bias_linear", False),
+        "add_qkv_bias": given(hf, "add_qkv_bias", True),
+        "apply_query_key_layer_scaling": False,
+        "apply_residual_connection_post_layernorm": given(
+            hf, "apply_residual_connection_post_layernorm", False
+        ),
+        "rmsnorm": given(hf, "rmsnorm", True),
+        "rotary_pct": 0.5,
+        "rotary_base": base,
+        "rotary_scaling": scaling,
+        **_common(hf, layout, **own),
+    }
+
+
+def internlm2_config(hf: HfConfig, layout: Layout, version: str) -> Config:
+    """InternLM2; its converter writes fewer fields than the others."""
+    base, scaling = _rope(hf, add_rope_type=False)
+    return {
+        "architecture": hf["architectures"][0],
+        "dtype": resolve_dtype(hf, layout),
+        "logits_dtype": "float32",
+        "num_hidden_layers": required(hf, "num_hidden_layers"),
+        "num_attention_heads": required(hf, "num_attention_heads"),
+        "num_key_value_heads": given(hf, "num_key_value_heads", hf["num_attention_heads"]),
+        "hidden_size": required(hf, "hidden_size"),
+        "intermediate_size": required(hf, "intermediate_size"),
+        "norm_epsilon": given(hf, "rms_norm_eps", 1e-06),
+        "vocab_size": required(hf, "vocab_size"),
+        "position_embedding_type": "rope_gpt_neox",
+        "rotary_base": base,
+        "max_position_embeddings": hf.get("max_position_embeddings"),
+        "hidden_act": given(hf, "hidden_act", "silu"),
+        "use_parallel_embedding": layout.use_parallel_embedding,
+        "embedding_sharding_dim": layout.embedding_sharding_dim,
+        "quantization": {"quant_algo": None},
+        "mapping": {
+            "world_size": layout.world_size,
+            "tp_size": layout.tp_size,
+            "pp_size": layout.pp_size,
+        },
+        "attn_bias": bool(hf.get("bias", False)),
+        "rotary_scaling": scaling,
+    }
+
+
+ConfigMaker = Callable[[HfConfig, Layout, str], Config]

@@ -1,0 +1,208 @@
+"""Fills rank files from a plan, several steps at once, so that an interrupted run can go on.
+
+The files grow in `.partial/` beside a journal of finished steps. A killed process loses at most the steps
+in flight; after a reboot the journal is not trusted, because data may not have reached the disk.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from builder.normhead import normalise_rows
+from builder.shard import RankFile, ShardPlan, Step
+from common.casts import STORED, Array, cast_into
+from common.errors import ResourceError
+from common.tensors import write_error
+
+PARTIAL = ".partial"
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+Progress = Callable[[int, int], None]
+
+
+def _boot_id() -> str:
+    return BOOT_ID.read_text().strip() if BOOT_ID.exists() else ""
+
+
+class Journal:
+    """The finished steps of one plan, one number a line after a line that names the plan and the boot."""
+
+    def __init__(self, path: Path, digest: str, *, resume: bool) -> None:
+        self._title = f"{digest} {_boot_id()}\n".encode()
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._lock(path)
+        self.done = self._read() if resume else set()
+        self.is_new = not self.done
+        if self.is_new:
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, self._title, 0)
+        os.lseek(self._descriptor, 0, os.SEEK_END)
+
+    def _lock(self, path: Path) -> None:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self._descriptor)
+            raise ResourceError(
+                f"Another conversion is writing to {path.parent.parent}.",
+                hint="Wait for it, or choose another output folder.",
+                code="output_busy",
+            ) from error
+
+    def _read(self) -> set[int]:
+        """Finished steps, if plan and boot are the same; a last line without its end does not count."""
+        text = os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)
+        if not text.startswith(self._title):
+            return set()
+        whole = text[: text.rfind(b"\n") + 1]
+        os.ftruncate(self._descriptor, len(whole))
+        return {int(line) for line in whole[len(self._title) :].split()}
+
+    def add(self, numbers: list[int]) -> None:
+        os.write(self._descriptor, "".join(f"{number}\n" for number in numbers).encode())
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+class _Scratch(threading.local):
+    """Buffers of one thread, kept between steps."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, Array] = {}
+
+    def array(self, use: str, dtype: str, shape: tuple[int, int]) -> Array:
+        kind, items = STORED[dtype], shape[0] * shape[1]
+        buffer = self._buffers.get(use)
+        if buffer is None or buffer.nbytes < items * kind.itemsize:
+            buffer = self._buffers[use] = np.empty(items * kind.itemsize, np.uint8)
+        return buffer[: items * kind.itemsize].view(kind).reshape(shape)
+
+
+class Filler:
+    """Carries out steps; safe to call from several threads."""
+
+    def __init__(self, plan: ShardPlan, descriptors: list[int]) -> None:
+        self._plan, self._descriptors, self._scratch = plan, descriptors, _Scratch()
+
+    def run(self, step: Step) -> None:
+        """Read the rows of a step, change them as it says and write them to every rank that has them."""
+        source = self._plan.source
+        file, info = source.file_of(step.source), source.info(step.source)
+        begin, end = step.rows
+        values = file.view(step.source).reshape(info.shape[0], -1)[begin:end]
+        if info.dtype != step.dtype:
+            values = self._converted(values, info.dtype, step.dtype)
+        if step.normalised:
+            values = normalise_rows(values, step.dtype)
+        for move in step.moves:
+            (first, last), (left, right) = move.rows, move.columns
+            self._write(move.rank, values[first - begin : last - begin, left:right], step.dtype, move.offset)
+        row_bytes = info.nbytes // info.shape[0]
+        file.drop(info.offset + begin * row_bytes, info.offset + end * row_bytes)
+
+    def _converted(self, values: Array, source_dtype: str, dtype: str) -> Array:
+        result = self._scratch.array("cast", dtype, (values.shape[0], values.shape[1]))
+        cast_into(values, source_dtype, result, dtype)
+        return result
+
+    def _write(self, rank: int, part: Array, dtype: str, offset: int) -> None:
+        if not part.flags.c_contiguous:
+            gathered = self._scratch.array("gather", dtype, (part.shape[0], part.shape[1]))
+            gathered[...] = part
+            part = gathered
+        write_at(self._descriptors[rank], part.reshape(-1).view(np.uint8).data, offset)
+
+
+def write_at(descriptor: int, data: memoryview, offset: int) -> None:
+    """pwrite all of `data`."""
+    while data:
+        written = os.pwrite(descriptor, data, offset)
+        data, offset = data[written:], offset + written
+
+
+def _batches(
+    pool: ThreadPoolExecutor, run: Callable[[Step], None], waiting: Iterator[tuple[int, Step]], ahead: int
+) -> Iterator[list[tuple[int, Step]]]:
+    """Run steps with at most `ahead` of them under way; yields what has finished, raises what failed."""
+    under_way: dict[Future[None], tuple[int, Step]] = {}
+    try:
+        while True:
+            for number, step in waiting:
+                under_way[pool.submit(run, step)] = (number, step)
+                if len(under_way) >= ahead:
+                    break
+            if not under_way:
+                return
+            finished, _ = wait(under_way, return_when=FIRST_COMPLETED)
+            for future in finished:
+                future.result()
+            yield [under_way.pop(future) for future in finished]
+    finally:
+        for future in under_way:
+            future.cancel()
+
+
+@contextmanager
+def _open_files(folder: Path, files: list[RankFile], *, keep: bool) -> Iterator[list[int]]:
+    """The growing rank files, at their full size and with their headers."""
+    descriptors: list[int] = []
+    try:
+        for file in files:
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (0 if keep else os.O_TRUNC)
+            descriptors.append(os.open(folder / file.name, flags, 0o644))
+            os.ftruncate(descriptors[-1], file.size)
+            write_at(descriptors[-1], memoryview(file.header), 0)
+        yield descriptors
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _can_go_on(folder: Path, files: list[RankFile]) -> bool:
+    return all((folder / file.name).is_file() for file in files)
+
+
+def fill(plan: ShardPlan, output: Path, *, workers: int, resume: bool, progress: Progress | None) -> int:
+    """Write all rank files into `output`; returns the bytes that an earlier run had already written.
+
+    Raises:
+        ResourceError: disk full, no permission, or another conversion in the same folder.
+    """
+    folder = output / PARTIAL
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        journal = Journal(folder / "journal", plan.digest, resume=resume and _can_go_on(folder, plan.files))
+        try:
+            reused = _fill(plan, folder, journal, workers, progress)
+            for file in plan.files:
+                (folder / file.name).replace(output / file.name)
+            (folder / "journal").unlink()
+            folder.rmdir()
+        finally:
+            journal.close()
+    except OSError as error:
+        raise write_error(Path(error.filename or output), error) from error
+    return reused
+
+
+def _fill(plan: ShardPlan, folder: Path, journal: Journal, workers: int, progress: Progress | None) -> int:
+    report = progress or (lambda done, total: None)
+    waiting = [(number, step) for number, step in enumerate(plan.steps) if number not in journal.done]
+    done = reused = plan.total_bytes - sum(step.nbytes for _, step in waiting)
+    report(done, plan.total_bytes)
+    with _open_files(folder, plan.files, keep=not journal.is_new) as descriptors:
+        filler = Filler(plan, descriptors)
+        with ThreadPoolExecutor(workers, thread_name_prefix="convert") as pool:
+            for batch in _batches(pool, filler.run, iter(waiting), 2 * workers):
+                journal.add([number for number, _ in batch])
+                done += sum(step.nbytes for _, step in batch)
+                report(done, plan.total_bytes)
+    return reused if not journal.is_new else 0
