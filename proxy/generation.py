@@ -1,0 +1,222 @@
+"""One running request: token ids in, text out, an honest end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Literal
+
+from common.detokenize import IncrementalDecoder
+from proxy.models import ServedModel
+from proxy.stops import StopMatcher
+from proxy.triton import EngineRequest, Sampling, TokenStream, TritonClient
+from proxy.upstream import ConnectionLost
+
+FinishReason = Literal["stop", "length", "cancelled", "timeout", "error"]
+Cause = Literal["client_gone", "timeout", "draining"]
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """A validated request. `max_tokens` is what the model may generate; `timeout` is in seconds."""
+
+    model: ServedModel
+    engine_id: str
+    prompt_ids: list[int]
+    max_tokens: int
+    sampling: Sampling
+    stop: tuple[str, ...] = ()
+    timeout: float | None = None
+    priority: int | None = None
+    trace_headers: bytes = b""
+
+    def for_engine(self) -> EngineRequest:
+        return EngineRequest(
+            model_id=self.model.model_id,
+            request_id=self.engine_id,
+            prompt_ids=self.prompt_ids,
+            max_tokens=self.max_tokens,
+            end_ids=self.model.end_ids,
+            pad_id=self.model.pad_id,
+            sampling=self.sampling,
+            priority=self.priority,
+        )
+
+
+@dataclass
+class Timings:
+    """Stamps of perf_counter, in seconds; `intervals` are the gaps between answers of the engine."""
+
+    arrived: float
+    sent: float = 0.0
+    first: float = 0.0
+    last: float = 0.0
+    added: float = 0.0
+    intervals: list[float] = field(default_factory=list)
+
+    def token(self, at: float) -> None:
+        if self.last:
+            self.intervals.append(at - self.last)
+        else:
+            self.first = at
+        self.last = at
+
+    def receipt(self) -> dict[str, float | None]:
+        """Milliseconds as the last event shows them."""
+        now = perf_counter()
+        intervals = sorted(self.intervals)
+        return {
+            "queueMs": _ms(self.sent - self.arrived) if self.sent else None,
+            "ttftMs": _ms(self.first - self.arrived) if self.first else None,
+            "itlMeanMs": _ms(sum(intervals) / len(intervals)) if intervals else None,
+            "itlP99Ms": _ms(intervals[int(len(intervals) * 0.99)]) if intervals else None,
+            "totalMs": _ms(now - self.arrived),
+            "proxyMs": _ms(self.added),
+        }
+
+
+class Generation:
+    """Iterate `texts()` once; then `finish_reason`, `completion_tokens` and `timings` are final."""
+
+    def __init__(self, client: TritonClient, request: GenerationRequest, arrived: float) -> None:
+        self.request = request
+        self.timings = Timings(arrived)
+        self.completion_tokens = 0
+        self.finish_reason: FinishReason = "error"
+        self.stop_reason: str | None = None
+        self._client = client
+        self._decoder = IncrementalDecoder(request.model.texts)
+        self._stops = StopMatcher(request.stop) if request.stop else None
+        self._end_ids = frozenset(request.model.end_ids)
+        self._stream = TokenStream(client, request.for_engine())
+        self.cause: Cause | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def received_at(self) -> float:
+        """When the tokens of the latest text arrived here (perf_counter)."""
+        return self._stream.received_at
+
+    @property
+    def log_probs(self) -> list[float]:
+        return self._stream.log_probs
+
+    def usage(self) -> dict[str, int]:
+        prompt = len(self.request.prompt_ids)
+        return {
+            "promptTokens": prompt,
+            "completionTokens": self.completion_tokens,
+            "totalTokens": prompt + self.completion_tokens,
+        }
+
+    def cancel(self, cause: Cause) -> None:
+        """Stop the engine's work now; `texts()` ends. Too late, it does nothing."""
+        if self.cause is None and self.finish_reason == "error":
+            self.cause = cause
+            self._stream.cancel()
+
+    async def texts(self) -> AsyncGenerator[str, None]:
+        """Text as it is completed, never empty.
+
+        Raises:
+            EngineError, ServiceError: the engine failed; what came before is incomplete.
+        """
+        self._start_timer()
+        try:
+            ids = await self._open()
+            while ids is not None and self.cause is None:
+                text = self._take(ids)
+                if text:
+                    yield text
+                if self.finish_reason != "error":
+                    break
+                ids = await self._stream.read()
+            if tail := self._finish():
+                yield tail
+        finally:
+            self._close()
+
+    async def _open(self) -> list[int] | None:
+        """Send the request and wait for the first tokens.
+
+        A connection that was kept open may turn out dead, so there is a second try.
+        """
+        try:
+            await self._send()
+            return await self._stream.read()
+        except ConnectionLost:
+            if self._stream.answered or self.cause or not self._stream.reused:
+                raise
+        self._stream = TokenStream(self._client, self.request.for_engine())
+        await self._send()
+        return await self._stream.read()
+
+    async def _send(self) -> None:
+        if self.cause is not None:
+            return
+        await self._stream.open(self.request.trace_headers)
+        self.timings.sent = perf_counter()
+
+    def _take(self, ids: list[int]) -> str:
+        self.timings.token(self._stream.received_at)
+        if self._stops is None and self._end_ids.isdisjoint(ids):
+            self.completion_tokens += len(ids)
+            return self._decoder.push(ids)
+        return self._take_carefully(ids)
+
+    def _take_carefully(self, ids: list[int]) -> str:
+        """Token by token, so that the count and the end do not depend on how many came together."""
+        parts = []
+        for token_id in ids:
+            if token_id in self._end_ids:
+                self.finish_reason = "stop"
+                self._stream.end_soon()
+                break
+            self.completion_tokens += 1
+            text = self._decoder.push((token_id,))
+            if self._stops is None:
+                parts.append(text)
+                continue
+            parts.append(self._stops.push(text) if text else "")
+            if self._stops.matched is not None:
+                self.finish_reason, self.stop_reason = "stop", self._stops.matched
+                self._stream.cancel()
+                break
+        return "".join(parts)
+
+    def _finish(self) -> str:
+        """Decide why it ended; returns the text that was held back."""
+        if self.cause is not None:
+            self.finish_reason = "timeout" if self.cause == "timeout" else "cancelled"
+        elif self.finish_reason == "error":
+            full = self.completion_tokens >= self.request.max_tokens
+            self.finish_reason = "length" if full else "stop"
+        if self._stops is not None and self._stops.matched is not None:
+            return ""
+        # An unfinished character at the limit is dropped rather than shown as U+FFFD.
+        tail = self._decoder.flush(drop_incomplete=True)
+        if self._stops is None:
+            return tail
+        return self._stops.push(tail) + self._stops.flush()
+
+    def _start_timer(self) -> None:
+        if self.request.timeout is not None:
+            left = self.request.timeout - (perf_counter() - self.timings.arrived)
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(max(0.0, left), self.cancel, "timeout")
+
+    def _close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._stream.cancel()
+
+
+def is_whole(generation: Generation) -> bool:
+    """Did the answer end by itself?"""
+    return generation.finish_reason in ("stop", "length")
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 3)

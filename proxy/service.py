@@ -1,0 +1,159 @@
+"""What all routes share: models, servers, keys, limits and the generations that run."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from common.config import load_config
+from common.errors import EwError
+from proxy import metrics
+from proxy.generation import Generation, GenerationRequest
+from proxy.http import Overloaded, TooManyRequests
+from proxy.keys import ApiKey, KeyStore
+from proxy.limits import RateLimiter
+from proxy.models import Registry
+from proxy.router import Router
+from proxy.settings import Settings
+
+
+@dataclass
+class Context:
+    """One HTTP request on its way through the proxy."""
+
+    request_id: str
+    arrived: float
+    key: ApiKey | None = None
+    status: int = 0
+    model_id: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+    server_timing: list[str] = field(default_factory=list)
+
+
+class Service:
+    """The state of one worker process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.registry = Registry(load_config(Path(settings.config)), settings.models)
+        self.router = Router(settings.triton)
+        self.keys = KeyStore(Path(settings.keys)) if settings.keys else None
+        self.rates = RateLimiter()
+        self.draining = False
+        self.active: set[Generation] = set()
+        self._per_model: Counter[str] = Counter()
+        self._per_key: Counter[str] = Counter()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        await self.router.refresh()
+        self._tasks.append(asyncio.get_running_loop().create_task(self.router.refresh_forever()))
+
+    async def stop(self) -> None:
+        self.cancel_all()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.router.close()
+
+    def begin_drain(self) -> None:
+        """Refuse new work; running generations have `drain` seconds, then they end with a typed event."""
+        if not self.draining:
+            self.draining = True
+            asyncio.get_running_loop().call_later(self.settings.drain, self.cancel_all)
+
+    def cancel_all(self) -> None:
+        for generation in tuple(self.active):
+            generation.cancel("draining")
+
+    def ready(self) -> dict[str, str]:
+        """Model id -> state, as of the last look."""
+        return {model_id: self.router.state(model_id) for model_id in self.registry.models}
+
+    def is_ready(self) -> bool:
+        """Every model that is meant to run is ready, at least one is, and the proxy is not draining."""
+        wanted = [state for state in self.ready().values() if state != "UNLOADED"]
+        return not self.draining and bool(wanted) and all(state == "READY" for state in wanted)
+
+    def timeout(self, asked_ms: int | None) -> float:
+        longest = self.settings.request_timeout
+        return longest if asked_ms is None else min(longest, asked_ms / 1000)
+
+    @contextmanager
+    def run(self, request: GenerationRequest, context: Context) -> Iterator[Generation]:
+        """Admit and count one generation; it is stopped when the block ends, however it ends.
+
+        Raises:
+            Overloaded, TooManyRequests: refused before any work.
+            ServiceError: no server has the model.
+        """
+        with self._admitted(request.model.model_id, context):
+            client = self.router.client_for(request.model.model_id)
+            generation = Generation(client, request, context.arrived)
+            self.active.add(generation)
+            try:
+                yield generation
+            finally:
+                self.active.discard(generation)
+                _observe(generation)
+
+    @contextmanager
+    def _admitted(self, model_id: str, context: Context) -> Iterator[None]:
+        key = context.key.name if context.key else ""
+        self._check_limits(model_id, key, context.key)
+        self._per_model[model_id] += 1
+        self._per_key[key] += 1
+        gauge = metrics.ACTIVE.labels(model_id)
+        gauge.inc()
+        try:
+            yield
+        finally:
+            gauge.dec()
+            self._per_model[model_id] -= 1
+            self._per_key[key] -= 1
+
+    def _check_limits(self, model_id: str, name: str, key: ApiKey | None) -> None:
+        error = self._refusal(model_id, name, key)
+        if error is not None:
+            metrics.REFUSED.labels(error.code).inc()
+            raise error
+
+    def _refusal(self, model_id: str, name: str, key: ApiKey | None) -> EwError | None:
+        if self.draining:
+            return Overloaded("The service is shutting down.", code="draining")
+        workers = self.settings.workers
+        room = self.registry.get(model_id).config.max_batch_size + self.settings.max_queue
+        if self._per_model[model_id] * workers >= room:
+            return Overloaded(f"{model_id} has {room} requests already.", hint="Try again later.")
+        most = (key.max_concurrent if key else None) or self.settings.max_per_key
+        if self._per_key[name] * workers >= most:
+            return TooManyRequests(
+                f"This key has {most} requests running already.", hint="Wait for one to end."
+            )
+        if key is not None and key.requests_per_minute is not None:
+            return self.rates.refusal(key.name, key.requests_per_minute / workers)
+        return None
+
+
+def new_engine_id() -> str:
+    return uuid.uuid4().hex
+
+
+def _observe(generation: Generation) -> None:
+    model_id, timings = generation.request.model.model_id, generation.timings
+    metrics.FINISHED.labels(model_id, generation.finish_reason).inc()
+    metrics.PROMPT_TOKENS.labels(model_id).inc(len(generation.request.prompt_ids))
+    metrics.COMPLETION_TOKENS.labels(model_id).inc(generation.completion_tokens)
+    metrics.TOTAL.labels(model_id).observe(perf_counter() - timings.arrived)
+    metrics.ADDED.labels(model_id).observe(timings.added)
+    if timings.first:
+        metrics.TTFT.labels(model_id).observe(timings.first - timings.arrived)
+    if generation.cause is not None:
+        metrics.CANCELLATIONS.labels(model_id, generation.cause).inc()

@@ -1,0 +1,138 @@
+"""Writing a generation to a client: the hot loop, and every way that it can end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from time import perf_counter
+from typing import Protocol
+
+from common.errors import EwError, ServiceError
+from proxy.generation import Generation, is_whole
+from proxy.http import ClientGone, Headers, Receive, Send, watch
+
+NO_BUFFERING: Headers = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+
+
+class Framing(Protocol):
+    """How one API writes a stream. `end` is only for whole answers; `failure` ends all others."""
+
+    content_type: bytes
+
+    def begin(self) -> bytes: ...
+    def delta(self, text: str) -> bytes: ...
+    def end(self, generation: Generation) -> bytes: ...
+    def failure(self, generation: Generation, error: EwError) -> bytes: ...
+
+
+class TimedOut(ServiceError):
+    http_status = 504
+    default_code = "timeout"
+
+
+class Drained(ServiceError):
+    default_code = "draining"
+
+
+async def stream(
+    generation: Generation, framing: Framing, receive: Receive, send: Send, header_hold: float
+) -> None:
+    """Stream a generation.
+
+    The status line waits for the engine's first answer, for at most `header_hold` seconds, so that an
+    engine's refusal is an HTTP error and not a broken stream.
+
+    Raises:
+        EwError: the generation failed before anything was sent.
+        ClientGone: nobody is there any more.
+    """
+    watcher = asyncio.get_running_loop().create_task(watch(receive, lambda: generation.cancel("client_gone")))
+    texts = generation.texts()
+    opening = asyncio.ensure_future(anext(texts, ""))
+    try:
+        await asyncio.wait((opening,), timeout=header_hold)
+        if opening.done():
+            opening.result()
+            _refuse_empty_end(generation)
+        await send(_start(framing))
+        await _write(generation, framing, opening, texts, send)
+    finally:
+        watcher.cancel()
+        if not opening.done():
+            opening.cancel()
+            await asyncio.wait((opening,))
+        await texts.aclose()
+
+
+async def _write(
+    generation: Generation,
+    framing: Framing,
+    opening: asyncio.Future[str],
+    texts: AsyncGenerator[str, None],
+    send: Send,
+) -> None:
+    timings = generation.timings
+    timings.added += timings.sent - timings.arrived
+    try:
+        text = await opening
+        if text or framing.begin():
+            await _send(send, framing.begin() + (framing.delta(text) if text else b""))
+        timings.added += perf_counter() - generation.received_at
+        async for text in texts:
+            await send({"type": "http.response.body", "body": framing.delta(text), "more_body": True})
+            timings.added += perf_counter() - generation.received_at
+    except EwError as error:
+        await _send(send, framing.failure(generation, error), last=True)
+        return
+    if generation.cause == "client_gone":
+        raise ClientGone
+    if is_whole(generation):
+        await _send(send, framing.end(generation), last=True)
+    else:
+        await _send(send, framing.failure(generation, early_end(generation)), last=True)
+
+
+async def whole_text(generation: Generation, receive: Receive) -> str:
+    """The text of a request that does not stream; the client is watched all the same.
+
+    Raises:
+        EwError: the generation failed, or was stopped before its first token.
+        ClientGone: nobody is there any more.
+    """
+    watcher = asyncio.get_running_loop().create_task(watch(receive, lambda: generation.cancel("client_gone")))
+    try:
+        parts = [text async for text in generation.texts()]
+    finally:
+        watcher.cancel()
+    _refuse_empty_end(generation)
+    timings = generation.timings
+    timings.added = perf_counter() - timings.last + timings.sent - timings.arrived
+    return "".join(parts)
+
+
+def early_end(generation: Generation) -> EwError:
+    """Why an answer is not whole, as an error."""
+    if generation.finish_reason == "timeout":
+        return TimedOut(
+            "The answer took longer than allowed.",
+            why=f"The limit is {generation.request.timeout:g} seconds.",
+            hint="Raise timeoutMs, or ask for fewer tokens.",
+        )
+    return Drained("The service is shutting down.", hint="Send the request again.")
+
+
+def _refuse_empty_end(generation: Generation) -> None:
+    """Ended early without a token: an HTTP error is more honest than an empty answer."""
+    if generation.cause == "client_gone":
+        raise ClientGone
+    if generation.cause is not None and not generation.completion_tokens:
+        raise early_end(generation)
+
+
+def _start(framing: Framing) -> dict[str, object]:
+    headers = [(b"content-type", framing.content_type), *NO_BUFFERING]
+    return {"type": "http.response.start", "status": 200, "headers": headers}
+
+
+async def _send(send: Send, body: bytes, *, last: bool = False) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": not last})

@@ -1,0 +1,312 @@
+"""The tensors of `M-tensorrt_llm` as JSON: requests out, token ids in, and the control calls around them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+
+from common.errors import EngineError, EwError, ServiceError
+from proxy.upstream import ConnectionLost, Exchange, Pool
+
+ENGINE_SUFFIX = "-tensorrt_llm"
+EVENT_END = b"\n\n"
+EVENT_START = len(b"data: ")
+STOP_AGAIN_SECONDS = 0.05
+END_SECONDS = 1.0  # how long an engine may take from its end id to the end of its answer
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen; None leaves the engine's default. Temperature 0 is greedy."""
+
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    min_tokens: int | None = None
+    log_probs: bool = False
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    guide_type: str | None = None
+    guide: str | None = None
+
+    def tensors(self) -> dict[str, Any]:
+        tensors: dict[str, Any] = {
+            "repetition_penalty": self.repetition_penalty,
+            "presence_penalty": self.presence_penalty,
+            "frequency_penalty": self.frequency_penalty,
+            "min_tokens": self.min_tokens,
+            "return_log_probs": self.log_probs or None,
+            "bad_words_list": words_list(self.bad_words) or None,
+            "guided_decoding_guide_type": self.guide_type,
+            "guided_decoding_guide": self.guide,
+            **self._choice(),
+        }
+        return {name: value for name, value in tensors.items() if value is not None}
+
+    def _choice(self) -> dict[str, Any]:
+        if self.temperature <= 0.0 or self.top_k == 1:
+            return {"runtime_top_k": 1}
+        return {
+            "temperature": self.temperature,
+            # TensorRT-LLM is greedy when neither is set, and its default seed is the same for every request.
+            "runtime_top_k": self.top_k or 0,
+            "runtime_top_p": 1.0 if self.top_p is None else self.top_p,
+            "seed": random.getrandbits(63) if self.seed is None else self.seed,
+        }
+
+
+@dataclass(frozen=True)
+class EngineRequest:
+    """One generation in token ids; `request_id` must be unique among the live ones."""
+
+    model_id: str
+    request_id: str
+    prompt_ids: list[int]
+    max_tokens: int
+    end_ids: tuple[int, ...]
+    pad_id: int | None
+    sampling: Sampling
+    priority: int | None = None
+
+    def body(self) -> bytes:
+        tensors = {
+            "id": self.request_id,
+            "input_ids": self.prompt_ids,
+            "input_lengths": len(self.prompt_ids),
+            "request_output_len": self.max_tokens,
+            "streaming": True,
+            "exclude_input_in_output": True,
+            **self.sampling.tensors(),
+        }
+        if self.end_ids:
+            tensors["end_id"] = self.end_ids[0]
+            tensors["pad_id"] = self.end_ids[0] if self.pad_id is None else self.pad_id
+        if len(self.end_ids) > 1:
+            tensors["stop_words_list"] = words_list(tuple((end,) for end in self.end_ids[1:]))
+        if self.priority is not None:
+            tensors["priority"] = self.priority
+        return orjson.dumps(tensors)
+
+
+def words_list(words: tuple[tuple[int, ...], ...]) -> list[int]:
+    """[2, N] flattened: row 0 all ids, row 1 the end offset of each word, padded with -1."""
+    ids = [token for word in words for token in word]
+    offsets: list[int] = []
+    for word in words:
+        offsets.append(len(word) + (offsets[-1] if offsets else 0))
+    return ids + offsets + [-1] * (len(ids) - len(offsets))
+
+
+class TokenStream:
+    """The tokens of one request as they arrive."""
+
+    def __init__(self, client: TritonClient, request: EngineRequest) -> None:
+        self._client = client
+        self._request = request
+        self._exchange: Exchange | None = None
+        self._rest = b""
+        self._closed = False
+        self.received_at = 0.0
+        self.answered = False
+        self.log_probs: list[float] = []
+
+    async def open(self, headers: bytes = b"") -> None:
+        """Send the request.
+
+        Raises:
+            ServiceError: tritonserver cannot be reached.
+        """
+        path = model_path(self._request.model_id) + "/generate_stream"
+        self._exchange = await self._client.pool.open("POST", path, self._request.body(), headers=headers)
+        if self._closed:
+            self._abandon()
+
+    @property
+    def reused(self) -> bool:
+        """Was the request sent on a connection that had been kept open?"""
+        return self._exchange is not None and self._exchange.reused
+
+    async def read(self) -> list[int] | None:
+        """The token ids that have arrived since the last call; None at the end.
+
+        Raises:
+            EngineError, ServiceError: the engine reported an error, or the connection broke.
+        """
+        exchange = self._exchange
+        if exchange is None:
+            return None
+        ids: list[int] = []
+        while not ids:
+            data = await exchange.read()
+            if not data:
+                self._check_end()
+                return None
+            self.received_at = exchange.received_at
+            if exchange.status != 200:
+                raise await _http_error(exchange, data)
+            self.answered = True
+            self._parse(data, ids)
+        return ids
+
+    def cancel(self) -> None:
+        """Stop the engine's work at once, whatever phase it is in; a reader sees the end."""
+        if self._closed:
+            return
+        self._closed = True
+        self._abandon()
+
+    def end_soon(self) -> None:
+        """The engine is at its end id: let it finish by itself, which keeps the connection."""
+        if not self._closed:
+            self._closed = True
+            self._client.pool.spawn(self._drain())
+
+    async def _drain(self) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        try:
+            while await asyncio.wait_for(exchange.read(), END_SECONDS):
+                pass
+        except (EwError, asyncio.TimeoutError):
+            self._abandon()
+
+    def _abandon(self) -> None:
+        """Two signals: the explicit stop works where no write is due; the closed connection where the
+        stop would overtake the request."""
+        if self._exchange is None or self._exchange.done:
+            return
+        self._exchange.abort()
+        self._client.pool.spawn(self._client.stop(self._request, again=not self.answered))
+
+    def _check_end(self) -> None:
+        if self._rest.strip():
+            raise ConnectionLost("tritonserver ended its answer in the middle of an event.")
+        if not self.answered and not self._closed:
+            raise EngineError("tritonserver ended its answer without a token.")
+
+    def _parse(self, data: bytes, ids: list[int]) -> None:
+        if self._rest:
+            data = self._rest + data
+        start = 0
+        while (end := data.find(EVENT_END, start)) >= 0:
+            self._event(orjson.loads(data[start + EVENT_START : end]), ids)
+            start = end + 2
+        self._rest = data[start:]
+
+    def _event(self, event: dict[str, Any], ids: list[int]) -> None:
+        fresh = event.get("output_ids")
+        if fresh.__class__ is list:
+            ids += fresh
+        elif fresh is not None:
+            ids.append(fresh)
+        elif "error" in event:
+            raise engine_error(str(event["error"]))
+        log_probs = event.get("output_log_probs")
+        if log_probs is not None:
+            self.log_probs += log_probs if isinstance(log_probs, list) else [log_probs]
+
+
+class TritonClient:
+    """One tritonserver."""
+
+    def __init__(self, url: str) -> None:
+        self.pool = Pool(url)
+
+    async def live(self) -> bool:
+        return await self._answers("/v2/health/live")
+
+    async def model_ready(self, model_id: str) -> bool:
+        return await self._answers(model_path(model_id) + "/ready")
+
+    async def index(self) -> dict[str, dict[str, str]]:
+        """Model name -> {"state", "reason"}; models that were never loaded have no state.
+
+        Raises:
+            ServiceError: tritonserver does not answer, or with an error.
+        """
+        status, body = await self.pool.request("POST", "/v2/repository/index", b"{}")
+        if status != 200:
+            raise ServiceError(f"tritonserver answered {status} to the repository index.")
+        return {entry["name"]: entry for entry in orjson.loads(body)}
+
+    async def load(self, name: str, *, timeout: float = 600.0) -> None:
+        await self._control(name, "load", timeout)
+
+    async def unload(self, name: str, *, timeout: float = 60.0) -> None:
+        await self._control(name, "unload", timeout)
+
+    async def stop(self, request: EngineRequest, *, again: bool) -> None:
+        """Tell the engine to drop a request; `again` repeats it for a request that is still on its way."""
+        body = orjson.dumps(
+            {
+                "id": request.request_id,
+                "stop": True,
+                "input_ids": request.prompt_ids[:1],
+                "input_lengths": 1,
+                "request_output_len": 1,
+            }
+        )
+        path = model_path(request.model_id) + "/generate"
+        for attempt in range(2 if again else 1):
+            if attempt:
+                await asyncio.sleep(STOP_AGAIN_SECONDS)
+            try:
+                await self.pool.request("POST", path, body)
+            except (EwError, asyncio.TimeoutError):
+                return  # the server is gone, and its work with it
+
+    async def _answers(self, path: str) -> bool:
+        try:
+            status, _ = await self.pool.request("GET", path)
+        except (EwError, asyncio.TimeoutError):
+            return False
+        return status == 200
+
+    async def _control(self, name: str, verb: str, timeout: float) -> None:
+        path = f"/v2/repository/models/{quote(name)}/{verb}"
+        status, body = await self.pool.request("POST", path, b"{}", timeout=timeout)
+        if status != 200:
+            raise ServiceError(
+                f"tritonserver could not {verb} {name}.",
+                why=_message(body),
+                hint="Loading at run time needs --model-control-mode=explicit, which ./ew start uses.",
+                code=f"{verb}_failed",
+            )
+
+
+def model_path(model_id: str) -> str:
+    return f"/v2/models/{quote(model_id)}{ENGINE_SUFFIX}"
+
+
+def engine_error(message: str) -> EngineError:
+    return EngineError("The engine failed this request.", why=message, hint="./ew logs worker shows more.")
+
+
+async def _http_error(exchange: Exchange, data: bytes) -> EwError:
+    """tritonserver's own status before the first token."""
+    while more := await exchange.read():
+        data += more
+    message = _message(data)
+    if exchange.status in (404, 503):
+        return ServiceError(
+            "The model is not ready on tritonserver.",
+            why=message,
+            hint="./ew status shows which models are loaded.",
+            code="model_not_ready",
+        )
+    return engine_error(message)
+
+
+def _message(body: bytes) -> str:
+    try:
+        return str(orjson.loads(body)["error"])
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return body[:200].decode("utf-8", "replace")
