@@ -50,8 +50,7 @@ def _both_alive(service: Service) -> bool:
 
 
 def _dead(service: Service) -> list[str]:
-    mains = {"triton": service.triton, "proxy": service.proxy}
-    return [name for name, process in mains.items() if process is None or not process.alive]
+    return [name for name, process in service.main_processes().items() if not process.alive]
 
 
 def _is_being_stopped() -> bool:

@@ -55,13 +55,18 @@ class Service:
     def triton_url(self) -> str:
         return f"http://127.0.0.1:{self.ports.triton_http}"
 
+    def main_processes(self) -> dict[str, ProcessRef]:
+        """tritonserver and the proxy, as far as they were started."""
+        mains = {"triton": self.triton, "proxy": self.proxy}
+        return {name: process for name, process in mains.items() if process}
+
     def live_processes(self) -> list[ProcessRef]:
         """Every process of this service, orphans included; none after a reboot."""
         return processes_of_service(self.service_id) if self.boot_id == boot_id() else []
 
     def health(self) -> Health:
         """The recorded phase, checked against the two main processes."""
-        mains = [process for process in (self.triton, self.proxy) if process and process.alive]
+        mains = [process for process in self.main_processes().values() if process.alive]
         if self.boot_id != boot_id() or not (mains or self.live_processes()):
             return "stale"
         if self.phase == "ready" and len(mains) < 2:

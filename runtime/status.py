@@ -96,8 +96,7 @@ def _sample(samples: dict[str, float], name: str, **labels: str) -> int | None:
 
 
 def _processes(service: Service) -> list[ProcessStatus]:
-    mains = {"triton": service.triton, "proxy": service.proxy}
-    known = [_main(role, process) for role, process in mains.items() if process]
+    known = [_main(role, process) for role, process in service.main_processes().items()]
     main_pids = {process.pid for process in known}
     others = [process for process in service.live_processes() if process.pid not in main_pids]
     return known + [_other(process) for process in others]
