@@ -12,8 +12,9 @@ from pathlib import Path
 from common.errors import EnvironmentProblem
 
 SOURCE_ROOT = Path(__file__).resolve().parent.parent
+# What a bridge consists of, wherever it is put: beside each other in one folder.
 BRIDGE_FILES = (
-    SOURCE_ROOT / "templates" / "bridge" / "model.py",
+    *sorted((SOURCE_ROOT / "templates" / "bridge").glob("*.py")),
     SOURCE_ROOT / "worker" / "protocol.py",
 )
 
@@ -46,7 +47,8 @@ def install_backend(folder: Path) -> Path:
     # Triton refuses a backend library that is a link out of the backend directory, so all of these are copies.
     _copy(python_backend / "libtriton_python.so", folder / "python" / "libtriton_python.so")
     _copy(
-        python_backend / "triton_python_backend_utils.py", folder / "python" / "triton_python_backend_utils.py"
+        python_backend / "triton_python_backend_utils.py",
+        folder / "python" / "triton_python_backend_utils.py",
     )
     _copy(stub, folder / "python" / "triton_python_backend_stub")
     return folder

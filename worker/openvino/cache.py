@@ -1,0 +1,69 @@
+"""Graphs built once and kept: a second start of the same package loads them in about a second."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+from worker.openvino.graph import write_ir
+
+MODEL_FILE = "openvino_model.xml"
+CODE_FOLDER = Path(__file__).resolve().parent
+
+
+def graph_folder(checkpoint: Path, precision: str, cache: Path) -> Path:
+    """The folder with the OpenVINO model of `checkpoint` at `precision`; builds it when it is not there.
+
+    Raises:
+        CheckpointError: not a TRT-LLM checkpoint, or incomplete.
+        UnsupportedModelError: the cpu engine cannot compute this model.
+    """
+    place = cache / "openvino" / hashlib.sha256(str(checkpoint.resolve()).encode()).hexdigest()[:16]
+    folder = place / f"{precision}-{_digest(checkpoint)}"
+    if not (folder / MODEL_FILE).is_file():
+        _build(checkpoint, precision, folder)
+        _forget_older(folder, precision)
+    return folder
+
+
+def _build(checkpoint: Path, precision: str, folder: Path) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".building-"))
+    try:
+        write_ir(checkpoint, fresh, precision)
+        fresh.rename(folder)
+    except OSError:
+        # Another worker may have finished the same graph first.
+        if not (folder / MODEL_FILE).is_file():
+            raise
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _forget_older(folder: Path, precision: str) -> None:
+    """Graphs of the same checkpoint folder before it changed; running workers keep what they have mapped."""
+    for other in folder.parent.glob(f"{precision}-*"):
+        if other != folder:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def _digest(checkpoint: Path) -> str:
+    """Changes when the checkpoint, the code that builds the graph or OpenVINO changes."""
+    digest = hashlib.sha256(version("openvino").encode())
+    for source in sorted(CODE_FOLDER.glob("*.py")):
+        digest.update(source.read_bytes())
+    digest.update((checkpoint / "config.json").read_bytes())
+    for rank in sorted(checkpoint.glob("rank*.safetensors")):
+        state = rank.stat()
+        digest.update(f"{rank.name} {state.st_size} {state.st_mtime_ns}".encode())
+    return digest.hexdigest()[:24]
+
+
+def default_cache() -> Path:
+    """`EW_CACHE_DIR`, else `.cache` of the installation (`EW_HOME`, or the folder that holds worker/)."""
+    home = os.environ.get("EW_HOME") or CODE_FOLDER.parent.parent
+    return Path(os.environ.get("EW_CACHE_DIR") or Path(home) / ".cache")

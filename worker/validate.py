@@ -1,0 +1,115 @@
+"""Every request is checked here before an engine sees it, so that no request can hurt another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from common.errors import UsageError
+from worker.protocol import GenerationRequest, Sampling, Status
+
+MAX_PENALTY = 2.0
+MAX_TEMPERATURE = 100.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may ask for, in tokens. `max_total_len` is prompt and answer together."""
+
+    vocab_size: int
+    max_input_len: int
+    max_output_len: int
+    max_total_len: int
+
+
+class RequestRefused(UsageError):
+    """A request that the engine must not see; `status` becomes Triton's error code."""
+
+    default_code = "request_invalid"
+
+    def __init__(self, message: str, *, status: Status = Status.INVALID, code: str = "") -> None:
+        super().__init__(message, code=code)
+        self.status = status
+
+
+def check_request(request: GenerationRequest, limits: Limits) -> None:
+    """Raise RequestRefused unless an engine with these limits can run the request."""
+    _check_prompt(request, limits)
+    _check_lengths(request, limits)
+    _check_sampling(request.sampling)
+    _check_words(request.sampling, limits.vocab_size)
+
+
+def _check_prompt(request: GenerationRequest, limits: Limits) -> None:
+    if not request.input_ids:
+        raise RequestRefused("input_ids is empty: a prompt needs at least one token.", code="prompt_empty")
+    lowest, highest = min(request.input_ids), max(request.input_ids)
+    if lowest < 0 or highest >= limits.vocab_size:
+        wrong = lowest if lowest < 0 else highest
+        raise RequestRefused(
+            f"input_ids holds {wrong}; this model's token ids are 0 to {limits.vocab_size - 1}.",
+            code="token_out_of_range",
+        )
+
+
+def _check_lengths(request: GenerationRequest, limits: Limits) -> None:
+    prompt, answer = len(request.input_ids), request.sampling.max_tokens
+    if prompt > limits.max_input_len:
+        raise RequestRefused(
+            f"The prompt has {prompt} tokens; max_input_len is {limits.max_input_len}.",
+            code="prompt_too_long",
+        )
+    if not 1 <= answer <= limits.max_output_len:
+        raise RequestRefused(
+            f"request_output_len is {answer}; allowed is 1 to {limits.max_output_len} (max_output_len).",
+            code="output_len_out_of_range",
+        )
+    if prompt + answer > limits.max_total_len:
+        raise RequestRefused(
+            f"The prompt ({prompt}) and request_output_len ({answer}) come to {prompt + answer} tokens; "
+            f"the model and its KV cache hold {limits.max_total_len}.",
+            code="request_too_long",
+        )
+    if not 0 <= request.sampling.min_tokens <= answer:
+        raise RequestRefused(
+            f"min_tokens is {request.sampling.min_tokens}; allowed is 0 to request_output_len ({answer}).",
+            code="min_tokens_out_of_range",
+        )
+
+
+def _check_sampling(sampling: Sampling) -> None:
+    _check_range("temperature", sampling.temperature, 0.0, MAX_TEMPERATURE)
+    _check_range("runtime_top_p", sampling.top_p, -math.inf, 1.0)
+    _check_range("runtime_top_k", sampling.top_k, 0, math.inf)
+    _check_range("presence_penalty", sampling.presence_penalty, -MAX_PENALTY, MAX_PENALTY)
+    _check_range("frequency_penalty", sampling.frequency_penalty, -MAX_PENALTY, MAX_PENALTY)
+    penalty = sampling.repetition_penalty
+    if penalty is not None and not 0.0 < penalty < math.inf:
+        raise _out_of_range("repetition_penalty", penalty, "a number above 0")
+
+
+def _check_range(name: str, value: float | None, low: float, high: float) -> None:
+    if value is not None and (math.isnan(value) or math.isinf(value) or not low <= value <= high):
+        allowed = f"at most {high:g}" if math.isinf(low) else f"{low:g} to {high:g}"
+        raise _out_of_range(name, value, allowed if math.isfinite(high) else f"{low:g} or more")
+
+
+def _out_of_range(name: str, value: float, allowed: str) -> RequestRefused:
+    return RequestRefused(f"{name} is {value:g}; allowed is {allowed}.", code="parameter_out_of_range")
+
+
+def _check_words(sampling: Sampling, vocab_size: int) -> None:
+    _check_ids("stop_words_list", (token for word in sampling.stop_words for token in word), vocab_size)
+    _check_ids("bad_words_list", (token for word in sampling.bad_words for token in word), vocab_size)
+    if sampling.end_id is not None:
+        _check_ids("end_id", (sampling.end_id,), vocab_size)
+
+
+def _check_ids(name: str, tokens: Iterable[int], vocab_size: int) -> None:
+    for token in tokens:
+        if not 0 <= token < vocab_size:
+            raise RequestRefused(
+                f"{name} holds {token}; this model's token ids are 0 to {vocab_size - 1}.",
+                code="token_out_of_range",
+            )
