@@ -19,6 +19,7 @@ from runtime.processes import SERVICE_VARIABLE
 from runtime.state import Service
 
 TRITON_EXIT_SECONDS = 10
+PROXY_DRAIN_SECONDS = 25.0  # less than `stop` waits, so that the proxy can close what is left by itself
 METRICS_INTERVAL_MS = 500
 SHM_FOLDER = Path("/dev/shm")
 
@@ -96,8 +97,8 @@ def triton_command(service: Service) -> Command:
     )
 
 
-def proxy_command(service: Service, config: Path) -> Command:
-    """The proxy, reachable at the service's host and port. The keys are read from a file: never in argv."""
+def proxy_command(service: Service, config: Path, drain_seconds: float = PROXY_DRAIN_SECONDS) -> Command:
+    """The proxy, at the service's host and port. It reads its keys from a file: they are never in argv."""
     return Command(
         "proxy",
         (
@@ -109,6 +110,8 @@ def proxy_command(service: Service, config: Path) -> Command:
             f"--host={service.host}",
             f"--port={service.ports.proxy}",
             f"--keys={home().run / 'keys.json'}",
+            f"--drain={drain_seconds:g}",
+            *(f"--model={model}" for model in service.models),
         ),
         home().logs / "proxy.log",
         {

@@ -1,8 +1,8 @@
 """Writes the expected ids of tests/runtime/data/tokenizer_corpus.json, using nothing of the project.
 
 The reference is SmolLM2's own vocabulary and merges as the GGUF file carries them, run by a plain BPE over
-the pre-tokenizer that llama.cpp documents for `smollm`: single digits, then GPT-2's expression. Where no digit
-is involved, transformers' own GGUF reader must give the same ids (it ignores the pre-tokenizer's name).
+the pre-tokenizer that llama.cpp documents for `smollm`: single digits, then GPT-2's expression. Where no
+digit is involved, transformers' own GGUF reader must give the same ids (it ignores the pre-tokenizer's name).
 
 Run with transformers, gguf, torch and regex installed:
     python tests/runtime/make_tokenizer_ids.py FOLDER_WITH_THE_GGUF
