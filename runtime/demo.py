@@ -1,4 +1,4 @@
-"""The demo: checkpoint -> package -> config -> service -> one streamed answer, through the verbs' functions."""
+"""The demo: checkpoint -> package -> config -> service -> a streamed answer, by the verbs' own functions."""
 
 from __future__ import annotations
 
