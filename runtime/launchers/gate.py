@@ -1,0 +1,88 @@
+"""The version gate: what would only fail after minutes of loading is refused before anything starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from packaging.version import Version
+
+from runtime import nvidia
+from runtime.launchers.gpus import memory_problem
+from runtime.launchers.machine import Machine
+from runtime.launchers.request import LaunchRequest, ServedModel
+from runtime.nvidia import Gpu
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What would run the models: versions None where they are not known; `cuda` is what it was built with."""
+
+    name: str
+    tensorrt_llm: str | None = None
+    cuda: str | None = None
+    driver: str | None = None
+
+
+def problems(request: LaunchRequest, runtime: Runtime, machine: Machine, gpus: tuple[int, ...]) -> list[str]:
+    """Everything that cannot work, one sentence each; empty when all fits."""
+    chosen = [gpu for gpu in machine.gpus if gpu.index in gpus]
+    found = [_engine_problem(model, runtime, chosen) for model in request.models]
+    found += [memory_problem(machine.gpus, gpus, model.weight_bytes) for model in request.models]
+    found.append(_driver_problem(runtime, machine))
+    return [problem for problem in found if problem]
+
+
+def warnings(runtime: Runtime, machine: Machine) -> list[str]:
+    """What works, but not everywhere."""
+    if not (runtime.driver and machine.driver) or _driver_problem(runtime, machine):
+        return []
+    if nvidia.numbers(machine.driver) >= nvidia.numbers(runtime.driver):
+        return []
+    return [
+        f"{runtime.name} was released with driver {runtime.driver}; here is {machine.driver}. CUDA's minor "
+        "version compatibility covers it, except for kernels compiled at run time (PTX)."
+    ]
+
+
+def _engine_problem(model: ServedModel, runtime: Runtime, gpus: list[Gpu]) -> str:
+    if model.engine_pending:
+        return f"{model.model_id} has no engine yet ({model.engine_pending})."
+    if model.era != "engine":
+        return ""
+    if (
+        model.tensorrt_llm
+        and runtime.tensorrt_llm
+        and not same_version(model.tensorrt_llm, runtime.tensorrt_llm)
+    ):
+        return (
+            f"The engine of {model.model_id} was built with TensorRT-LLM {model.tensorrt_llm}; "
+            f"{runtime.name} has {runtime.tensorrt_llm}. An engine loads only where it was built."
+        )
+    others = [gpu for gpu in gpus if model.capability and gpu.capability not in (None, model.capability)]
+    if others:
+        return (
+            f"The engine of {model.model_id} was built for compute capability {model.capability}; GPU "
+            f"{others[0].index} ({others[0].name}) has {others[0].capability}."
+        )
+    return ""
+
+
+def _driver_problem(runtime: Runtime, machine: Machine) -> str:
+    if not (runtime.cuda and machine.driver) or nvidia.driver_runs(machine.driver, runtime.cuda):
+        return ""
+    return (
+        f"{runtime.name} needs CUDA {_major_minor(runtime.cuda)} and so driver "
+        f"{nvidia.oldest_driver(runtime.cuda)} or later; here is {machine.driver}."
+    )
+
+
+def same_version(built: str, serving: str) -> bool:
+    """Patch releases differ in the serialized engine; local labels and a fourth number (1.0.3.2510) don't."""
+    return (
+        Version(built).release[:3] == Version(serving).release[:3]
+        and Version(built).pre == Version(serving).pre
+    )
+
+
+def _major_minor(cuda: str) -> str:
+    return ".".join(cuda.split(".")[:2])
