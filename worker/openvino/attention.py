@@ -47,12 +47,16 @@ class Inputs:
 
 @dataclass
 class Attention:
-    """Builds the attention of each layer; what all layers share is built once."""
+    """Builds the attention of each layer; what all layers share is built once.
+
+    With `window` a query sees itself and the `window` - 1 keys before it.
+    """
 
     spec: ModelSpec
     layers: Layers
     weights: CheckpointWeights
     inputs: Inputs
+    window: int | None = None
     sinks: list[Node] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -61,7 +65,7 @@ class Attention:
         self._batch = ops.gather(shape, integers(0), integers(0))
         self._length = ops.gather(shape, integers(1), integers(0))
         self._total = ops.gather(ops.shape_of(self.inputs.attention_mask), integers(1), integers(0))
-        self._mask = self._alibi_mask() if spec.rotary is None else self._causal_mask(floats(0.0))
+        self._mask = self._build_mask()
         self._rotary: RotaryNodes | None = None
         if spec.rotary is not None:
             self._rotary = rotary_nodes(spec.rotary, self.inputs.position_ids)
@@ -126,27 +130,47 @@ class Attention:
         repeated = ops.broadcast(ops.unsqueeze(cached, integers(2)), shape, "BIDIRECTIONAL")
         return ops.reshape(repeated, integers(0, spec.heads, -1, spec.head_size), True)
 
-    def _causal_mask(self, visible: Node) -> Node:
-        """`visible` where a query may look, minus infinity elsewhere, [batch, 1, length, past + length]."""
-        start = ops.subtract(self._total, self._length)
-        rows = ops.add(_range(self._length), start)
-        columns = _range(self._total)
-        causal = ops.less_equal(ops.unsqueeze(columns, integers(0)), ops.unsqueeze(rows, integers(1)))
-        present = ops.unsqueeze(ops.not_equal(self.inputs.attention_mask, integers(0)), integers(1, 2))
-        keep = ops.logical_and(ops.unsqueeze(causal, integers(0, 1)), present)
+    def _build_mask(self) -> Node:
+        """Zero or the ALiBi bias where a query may look, else minus infinity: [batch, heads, length, total].
+
+        Paged attention keeps causality itself and takes ALiBi slopes and the window from the shape of
+        this subgraph, so the chains of nodes must stay as they are.
+        """
+        rows = ops.add(_range(self._length), ops.subtract(self._total, self._length))
+        rows = ops.unsqueeze(rows, integers(0, 1, 3))
+        columns = ops.unsqueeze(_range(self._total), integers(0, 1, 2))
+        keep = ops.less_equal(columns, rows)
+        if self.spec.rotary is None:
+            return self._masked(ops.logical_and(keep, self._present()), self._alibi_bias())
+        if self.window is None:
+            return self._masked(ops.logical_and(keep, self._present()), floats(0.0))
+        return self._window_mask(rows, columns, keep)
+
+    def _present(self) -> Node:
+        return ops.unsqueeze(ops.not_equal(self.inputs.attention_mask, integers(0)), integers(1, 2))
+
+    def _masked(self, keep: Node, visible: Node) -> Node:
         return ops.select(keep, visible, floats(MASKED))
 
-    def _alibi_mask(self) -> Node:
-        """Slope times key position; a constant shift per query changes no softmax.
+    def _window_mask(self, rows: Node, columns: Node, keep: Node) -> Node:
+        """Greater, four BitwiseAnds, Broadcast, Select, Slice: paged attention reads the window from it."""
+        assert self.window is not None
+        oldest = ops.add(rows, ops.constant(np.int64(-self.window)))
+        true = ops.constant(np.array(True))
+        near = ops.bitwise_and(true, ops.greater(columns, oldest))
+        near = ops.bitwise_and(true, ops.bitwise_and(near, keep))
+        near = ops.bitwise_and(near, self._present())
+        shape = ops.concat([self._batch, integers(1), self._length, self._total], 0)
+        masked = self._masked(ops.broadcast(near, shape, "BIDIRECTIONAL"), floats(0.0))
+        return ops.slice(masked, integers(0), self._total, integers(1), integers(3))
 
-        Multiply, two Reshapes and a Select: the chain by which paged attention knows the slopes.
-        """
+    def _alibi_bias(self) -> Node:
+        """Slope times key position; a shift that is the same for all keys of a query changes no softmax."""
         slopes = floats(alibi_slopes(self.spec.heads).reshape(-1, 1, 1))
         columns = ops.unsqueeze(ops.convert(_range(self._total), Type.f32), integers(0, 1))
-        distance = ops.multiply(columns, slopes)
-        distance = ops.reshape(distance, integers(self.spec.heads, 1, -1), False)
-        distance = ops.reshape(distance, integers(1, self.spec.heads, 1, -1), False)
-        return self._causal_mask(distance)
+        bias = ops.multiply(columns, slopes)
+        bias = ops.reshape(bias, integers(self.spec.heads, 1, -1), False)
+        return ops.reshape(bias, integers(1, self.spec.heads, 1, -1), False)
 
     def _logn_scale(self, trained_length: int) -> Node:
         """Qwen1: queries beyond the trained length grow with the logarithm of their position."""

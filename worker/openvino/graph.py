@@ -25,7 +25,7 @@ __all__ = ["PRECISIONS", "ModelSpec", "build_model", "read_config", "write_ir"]
 PRECISIONS: dict[str, type[MatrixStore]] = {"exact": MatrixStore, "fast": MatrixStore, "int8": Int8Store}
 
 
-def build_model(checkpoint: Path, precision: str = "exact") -> ov.Model:
+def build_model(checkpoint: Path, precision: str = "exact", window: int | None = None) -> ov.Model:
     """The model of a TRT-LLM checkpoint folder, all its ranks joined.
 
     Args:
@@ -33,8 +33,11 @@ def build_model(checkpoint: Path, precision: str = "exact") -> ov.Model:
         precision: `exact` and `fast` keep the weights in the dtype of the checkpoint and leave the compute
             precision to the plugin (INFERENCE_PRECISION_HINT); `int8` rounds matrices to 8 bits.
 
+        window: tokens that a query sees, itself included; None for all. A TRT-LLM checkpoint does not
+            carry its model's sliding window; TensorRT-LLM gets it as max_attention_window_size.
+
     Raises:
-        UsageError: unknown precision.
+        UsageError: unknown precision, or a window that is not positive.
         CheckpointError: not a TRT-LLM checkpoint, or incomplete.
         UnsupportedModelError: the cpu engine cannot compute this model.
     """
@@ -42,11 +45,13 @@ def build_model(checkpoint: Path, precision: str = "exact") -> ov.Model:
         raise UsageError(
             f"Unknown precision {precision!r}.", hint=f"Use one of: {', '.join(sorted(PRECISIONS))}."
         )
+    if window is not None and window < 1:
+        raise UsageError(f"An attention window of {window} tokens shows a token nothing.")
     spec = read_config(checkpoint)
     weights = CheckpointWeights(checkpoint, spec)
     layers = Layers(PRECISIONS[precision](), spec.norm_epsilon)
     inputs = Inputs.create()
-    attention = Attention(spec, layers, weights, inputs)
+    attention = Attention(spec, layers, weights, inputs, window)
     logits = _logits(spec, layers, weights, attention)
     logits.output(0).set_names({"logits"})
     model = ov.Model([ops.result(logits)], attention.sinks, inputs.nodes(), spec.architecture)
@@ -69,11 +74,12 @@ def _logits(spec: ModelSpec, layers: Layers, weights: CheckpointWeights, attenti
     return ops.matmul(hidden, matrix, False, True)
 
 
-def write_ir(checkpoint: Path, folder: Path, precision: str = "exact") -> None:
+def write_ir(checkpoint: Path, folder: Path, precision: str = "exact", window: int | None = None) -> None:
     """Save the model into `folder` as openvino_model.xml and .bin, as ContinuousBatchingPipeline loads it.
 
     Raises:
         the errors of `build_model`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    ov.save_model(build_model(checkpoint, precision), folder / "openvino_model.xml", compress_to_fp16=False)
+    model = build_model(checkpoint, precision, window)
+    ov.save_model(model, folder / "openvino_model.xml", compress_to_fp16=False)

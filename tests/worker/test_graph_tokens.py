@@ -1,0 +1,32 @@
+"""Every family generates the tokens that transformers generates, in float32, through paged attention."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from builder.checkpoint import write_checkpoint
+from builder.families import Layout
+from tests import tiny
+from tests.worker.generation import generate
+from worker.openvino.graph import write_ir
+
+EXPECTED: dict[str, list[list[int]]] = json.loads(
+    (Path(__file__).parent / "data" / "expected_tokens.json").read_text(encoding="utf-8")
+)
+
+
+def convert(name: str, folder: Path, layout: Layout) -> Path:
+    source = tiny.write_hf(name, folder / "hf")
+    write_checkpoint(source, folder / "checkpoint", layout)
+    return folder / "checkpoint"
+
+
+@pytest.mark.parametrize("tp_size", [1, 2])
+@pytest.mark.parametrize("name", list(tiny.CONFIGS))
+def test_generates_the_tokens_of_transformers(name: str, tp_size: int, tmp_path: Path) -> None:
+    checkpoint = convert(name, tmp_path, Layout(dtype="float32", tp_size=tp_size))
+    write_ir(checkpoint, tmp_path / "ir", window=tiny.CONFIGS[name].get("sliding_window"))
+    assert generate(tmp_path / "ir", tiny.prompts(name), tiny.NEW_TOKENS) == EXPECTED[name]
