@@ -31,7 +31,7 @@ def resolve_models(names: list[str], engine: Engine) -> tuple[DeployConfig, tupl
 def set_entry(model_id: str, entry: ModelConfig) -> None:
     """Put `entry` into deploy/config.json, leaving everything else in the file as it is."""
     document = _document()
-    document.setdefault("models", {})[model_id] = entry.model_dump(exclude_none=True)
+    document.setdefault("models", {})[model_id] = entry.model_dump(exclude_unset=True)
     parse_config(document, source=str(home().config))
     atomic.write_json(home().config, document)
 
