@@ -1,0 +1,136 @@
+"""Never convert the same thing twice: content keys, and an index from key to finished packages.
+
+The index holds only where packages are; it costs no disk space. A hit is used after proof: the package is
+whole, none of its files was touched after its manifest, and the source is unchanged (size and modification
+time of every weight file) or equal byte for byte. Anything else is a miss.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from builder.inspect import Inspection
+from builder.manifest import MANIFEST_NAME, Source
+from builder.package import CHECKPOINT, Package, load_package
+from common import atomic
+from common.errors import EwError
+
+CHECKPOINT_FORMAT = 1
+COMPARE_BLOCK = 4 * 2**20
+
+
+def content_key(**parts: Any) -> str:
+    """SHA-256 of the canonical JSON of everything that decides the output's bytes."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class PackageIndex:
+    """Where the finished packages of each checkpoint key are. A missing or broken entry is only a miss."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def remember(self, key: str, package: Path) -> None:
+        """Add a package; failing to write the index never fails a conversion."""
+        places = [package.resolve(), *(place for place in self.places(key) if place != package.resolve())]
+        with contextlib.suppress(OSError):
+            atomic.write_json(self._entry(key), [str(place) for place in places])
+
+    def places(self, key: str) -> list[Path]:
+        try:
+            names = json.loads(self._entry(key).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return []
+        return [Path(name) for name in names if isinstance(name, str)]
+
+    def find(self, key: str, inspection: Inspection) -> Package | None:
+        """A whole, untouched package with this key from this very source, or None."""
+        return next((package for package in self._candidates(key) if is_from(package, inspection)), None)
+
+    def lock(self, key: str) -> Path:
+        """The file whose lock means: somebody converts this key now."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self.folder / f"{key}.lock"
+
+    def _candidates(self, key: str) -> Iterator[Package]:
+        for place in self.places(key):
+            with contextlib.suppress(EwError, OSError):
+                package = load_package(place)
+                if package.manifest.keys.checkpoint == key and untouched(package):
+                    yield package
+
+    def _entry(self, key: str) -> Path:
+        return self.folder / f"{key}.json"
+
+
+def untouched(package: Package) -> bool:
+    """No file of the checkpoint was modified after the manifest was written."""
+    written = (package.folder / MANIFEST_NAME).stat().st_mtime_ns
+    files = (package.folder / name for name in package.manifest.files)
+    return all(path.stat().st_mtime_ns <= written for path in files)
+
+
+def is_from(package: Package, inspection: Inspection) -> bool:
+    """Whether the package was made from exactly the weights that are inspected now."""
+    recorded = package.manifest.source
+    if recorded.digest != inspection.digest:
+        return False
+    now = [(file.name, file.bytes, file.modified_ns) for file in inspection.weights]
+    then = [(file.name, file.bytes, file.modified_ns) for file in recorded.files]
+    return now == then or _same_bytes(recorded, inspection)
+
+
+def _same_bytes(recorded: Source, inspection: Inspection) -> bool:
+    """Compare with the recorded source itself, if that is still what it was and is another folder."""
+    folder = Path(recorded.path)
+    if folder.resolve() == inspection.folder.resolve():
+        return False
+    for file in recorded.files:
+        try:
+            status = (folder / file.name).stat()
+        except OSError:
+            return False
+        if (status.st_size, status.st_mtime_ns) != (file.bytes, file.modified_ns):
+            return False
+    return all(_equal(folder / file.name, inspection.folder / file.name) for file in recorded.files)
+
+
+def _equal(first: Path, second: Path) -> bool:
+    if first.samefile(second):
+        return True
+    with first.open("rb") as one, second.open("rb") as other:
+        while True:
+            block = one.read(COMPARE_BLOCK)
+            if block != other.read(COMPARE_BLOCK):
+                return False
+            if not block:
+                return True
+
+
+def link_checkpoint(package: Package, target: Path) -> None:
+    """Put the checkpoint of another package into `target` without converting: hard links, else copies."""
+    folder = target / CHECKPOINT
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in package.manifest.files:
+        if name.startswith(f"{CHECKPOINT}/"):
+            _link(package.folder / name, target / name)
+    atomic.sync_folder(folder)
+
+
+def _link(source: Path, target: Path) -> None:
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        partial = target.with_name(f".{target.name}.part")
+        shutil.copyfile(source, partial)
+        atomic.sync_file(partial)
+        partial.replace(target)

@@ -1,0 +1,177 @@
+"""Hugging Face checkpoint to package: inspect, plan, write, seal. The only entry point is `convert`."""
+
+from __future__ import annotations
+
+import shutil
+import time
+
+from builder import cache
+from builder.checkpoint import write_checkpoint
+from builder.engine import make_engine, outlook
+from builder.manifest import FileEntry, Manifest
+from builder.package import CHECKPOINT, TOKENIZER, Package, load_package
+from builder.prepare import Prepared, prepare
+from builder.request import Action, ConvertRequest, ConvertResult, Progress
+from builder.seal import seal
+from builder.tokenizer_files import copy_tokenizer
+from builder.workspace import Workspace, hold, locked
+from common.errors import Interrupted, PackageError, ResourceError
+from common.paths import home
+
+DISK_MARGIN = 64 * 2**20
+
+
+def convert(request: ConvertRequest, *, progress: Progress | None = None) -> ConvertResult:
+    """Make the package that `request` describes, or find that it is there already.
+
+    Safe to interrupt at any moment and to run twice at once: the folder is a package only when all of it
+    is on the disk, and the same call goes on where the last one stopped.
+
+    Raises:
+        EwError: any of its kinds, before a byte is written wherever that can be foreseen.
+    """
+    report = progress or _silent
+    started = time.monotonic()
+    try:
+        prepared = prepare(request, report)
+        if request.stage == "plan":
+            return _result("planned", prepared, None, started)
+        with locked(request.output, lambda: report("waiting for another conversion", 0, 0)) as space:
+            action, manifest = _make(prepared, space, report)
+        return _result(action, prepared, manifest, started)
+    except KeyboardInterrupt:
+        raise Interrupted() from None
+
+
+def _silent(phase: str, done: int, total: int) -> None:
+    """Progress of a caller that wants none."""
+
+
+def _make(prepared: Prepared, space: Workspace, report: Progress) -> tuple[Action, Manifest]:
+    """Bring the locked folder to what is asked for; reuse what is there."""
+    present = _present(prepared, space)
+    if present is not None:
+        return "reused", _engine_step(prepared, space, present.manifest, report)
+    index = cache.PackageIndex(prepared.request.cache or home().cache / "packages")
+    with hold(index.lock(prepared.key), lambda: report("waiting for the same conversion elsewhere", 0, 0)):
+        action, known = _write_checkpoint(prepared, space, index, report)
+        copy_tokenizer(prepared.inspection.folder, space.folder / TOKENIZER)
+        manifest = seal(space.folder, prepared, outlook(prepared, space.folder), known, report)
+        space.finish()
+        index.remember(prepared.key, space.folder)
+    return action, _engine_step(prepared, space, manifest, report)
+
+
+def _engine_step(prepared: Prepared, space: Workspace, manifest: Manifest, report: Progress) -> Manifest:
+    """The package is whole without its engine; add or renew that, and seal again if anything changed."""
+    wants_build = prepared.request.stage == "engine" and prepared.target.era == "engine"
+    if wants_build:
+        engine = make_engine(prepared, space, manifest, report)
+    else:
+        engine = manifest.engine if manifest.engine.state == "built" else outlook(prepared, space.folder)
+    if (engine, prepared.sizes, prepared.target) == (manifest.engine, manifest.sizes, manifest.runtime):
+        return manifest
+    return seal(space.folder, prepared, engine, manifest.files, report, created=manifest.created)
+
+
+def _present(prepared: Prepared, space: Workspace) -> Package | None:
+    """The package that is there already, if it is this one; refuses to overwrite another without --force."""
+    force = prepared.request.force
+    try:
+        package = load_package(space.folder)
+    except PackageError as error:
+        if error.code == "not_a_package" or force:
+            return None
+        raise
+    same = package.manifest.keys.checkpoint == prepared.key and cache.is_from(package, prepared.inspection)
+    if same and not force:
+        if not cache.untouched(package):
+            package.verify()
+        return package
+    if force:
+        return None
+    raise PackageError(
+        f"{space.folder} holds another package.",
+        why=_difference(package.manifest, prepared),
+        hint="Give another --output, or replace it with --force.",
+        code="output_holds_other_package",
+    )
+
+
+def _difference(manifest: Manifest, prepared: Prepared) -> str:
+    layout = manifest.layout
+    was = f"{manifest.source.model} ({layout.dtype}, tp {layout.tp_size}, pp {layout.pp_size})"
+    request = prepared.request
+    now = f"{request.model} ({request.dtype}, tp {request.tp_size}, pp {request.pp_size})"
+    return f"It was made from {was}." if was != now else f"{request.model} has changed since."
+
+
+def _write_checkpoint(
+    prepared: Prepared, space: Workspace, index: cache.PackageIndex, report: Progress
+) -> tuple[Action, dict[str, FileEntry]]:
+    """Convert, go on converting, or link from an equal package; returns the digests known by then."""
+    request = prepared.request
+    found = None if request.force else index.find(prepared.key, prepared.inspection)
+    going_on = space.begin(_state(prepared), resume=request.resume)
+    if not prepared.writes_checkpoint:
+        return "converted", {}
+    if found is not None and found.folder.resolve() != space.folder.resolve():
+        cache.link_checkpoint(found, space.folder)
+        return "linked", {
+            name: entry for name, entry in found.manifest.files.items() if name.startswith(CHECKPOINT)
+        }
+    _foresee_disk(prepared, space)
+    write_checkpoint(
+        prepared.inspection.folder,
+        space.folder / CHECKPOINT,
+        prepared.layout,
+        model_type=request.model_type,
+        progress=lambda done, total: report("converting", done, total),
+        workers=request.workers,
+        resume=going_on,
+        allow_pickle=request.allow_pickle,
+    )
+    return ("resumed" if going_on else "converted"), {}
+
+
+def _state(prepared: Prepared) -> dict[str, object]:
+    """What must be equal for an interrupted conversion to go on: the key and the untouched source."""
+    files = [[file.name, file.bytes, file.modified_ns] for file in prepared.inspection.weights]
+    return {"key": prepared.key, "source": str(prepared.inspection.folder.resolve()), "files": files}
+
+
+def _foresee_disk(prepared: Prepared, space: Workspace) -> None:
+    """Refuse before writing when the checkpoint cannot fit; what a resumed one already has counts."""
+    needed = int(prepared.plan["checkpoint_bytes"]) + DISK_MARGIN
+    there = sum(path.stat().st_size for path in (space.folder / CHECKPOINT).glob("*") if path.is_file())
+    free = shutil.disk_usage(space.folder).free
+    if needed - there > free:
+        raise ResourceError(
+            f"Not enough disk space in {space.folder}.",
+            why=f"The checkpoint needs {_gib(needed - there)}; {_gib(free)} are free.",
+            hint="Free some space or give an --output on another disk.",
+            code="no_space",
+        )
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"
+
+
+def _result(action: Action, prepared: Prepared, manifest: Manifest | None, started: float) -> ConvertResult:
+    return ConvertResult(
+        action=action,
+        folder=prepared.request.output,
+        manifest=manifest,
+        plan=prepared.plan,
+        seconds=time.monotonic() - started,
+        warnings=_warnings(prepared, manifest),
+    )
+
+
+def _warnings(prepared: Prepared, manifest: Manifest | None) -> tuple[str, ...]:
+    engine = manifest.engine if manifest else None
+    pending = (
+        [f"The engine is not built yet: {engine.reason}"] if engine and engine.state == "pending" else []
+    )
+    return (*prepared.plan.remarks, *pending)

@@ -1,0 +1,160 @@
+"""Everything that is decided before a conversion writes: source, runtime, family, plan, key.
+
+All of it takes milliseconds for a local folder; what cannot work is refused here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from builder import cache, families, hub
+from builder.compat import check_architecture, choose_runtime
+from builder.engine_env import installed_version
+from builder.gpus import Gpu, detect_gpus, gpu_by_name
+from builder.inspect import Inspection, inspect, read_config
+from builder.manifest import Layout, RuntimeTarget, Sizes
+from builder.options import read_options
+from builder.plan import Plan, make_plan
+from builder.prequantized import PreQuantized, find_quantization
+from builder.quantization import check_calibration, check_quantization
+from builder.request import ConvertRequest, Progress
+from builder.shape import shape_of
+from builder.shard import ShardPlan
+from builder.sources import Source
+from common.errors import CheckpointError, ResourceError
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request with everything found out about it."""
+
+    request: ConvertRequest
+    source: hub.SourceFolder
+    inspection: Inspection
+    target: RuntimeTarget
+    layout: families.Layout
+    plan: Plan
+    config: dict[str, Any]
+    writes_checkpoint: bool
+    options: dict[str, list[str]]
+    key: str
+
+    @property
+    def sizes(self) -> Sizes:
+        return sizes_of(self.request)
+
+    @property
+    def manifest_layout(self) -> Layout:
+        return layout_of(self.request)
+
+
+def sizes_of(request: ConvertRequest) -> Sizes:
+    return Sizes(
+        max_batch_size=request.max_batch_size,
+        max_input_len=request.max_input_len,
+        max_output_len=request.max_output_len,
+    )
+
+
+def layout_of(request: ConvertRequest) -> Layout:
+    return Layout(dtype=request.dtype, tp_size=request.tp_size, pp_size=request.pp_size)
+
+
+def prepare(request: ConvertRequest, report: Progress) -> Prepared:
+    """Find, inspect and plan. Raises what `hub`, `inspect`, `families` and the plan refuse."""
+    source = hub.find_source(
+        request.model,
+        revision=request.revision,
+        weights=request.stage != "plan",
+        allow_pickle=request.allow_pickle,
+        on_download=lambda: report("downloading", 0, 0),
+    )
+    quantized = find_quantization(source.folder, read_config(source.folder))
+    target = _target(request, quantized)
+    check_quantization(request.quantization, target, quantized)
+    check_calibration(request.calibration)
+    writes = request.quantization is None and (request.stage == "checkpoint" or target.era == "engine")
+    inspection = inspect(
+        source.folder,
+        model_type=request.model_type,
+        allow_pickle=request.allow_pickle,
+        convertible=target.era == "engine" or request.stage == "checkpoint",
+        need_weights=request.stage != "plan",
+    )
+    if request.stage != "checkpoint":
+        check_architecture(inspection.architecture, target.era)
+    layout = families.Layout(dtype=request.dtype, tp_size=request.tp_size, pp_size=request.pp_size)
+    config = _trtllm_config(inspection, layout, request)
+    if writes and request.stage != "plan":
+        ShardPlan(Source(source.folder, allow_pickle=request.allow_pickle), config, layout)
+    plan = _plan(request, config, target)
+    _refuse_misfit(plan, request)
+    key = _key(inspection, layout, request, writes)
+    options = read_options(request.extra, target, request.own_options)
+    return Prepared(request, source, inspection, target, layout, plan, config, writes, options, key)
+
+
+def _target(request: ConvertRequest, quantized: PreQuantized | None) -> RuntimeTarget:
+    """The runtime that is asked for; weights that are already quantized go to the PyTorch one."""
+    if quantized is None or request.runtime != "auto":
+        return choose_runtime(request.runtime, request.trtllm_version, installed_version())
+    target = choose_runtime("pytorch", request.trtllm_version, installed_version())
+    why = f"the weights are already quantized ({quantized.algorithm}: {quantized.reason})"
+    return target.model_copy(update={"reason": f"{why}; the PyTorch runtime loads them as they are"})
+
+
+def _trtllm_config(
+    inspection: Inspection, layout: families.Layout, request: ConvertRequest
+) -> dict[str, Any]:
+    """The TRT-LLM config; for models that only the PyTorch runtime loads, their own with the same names."""
+    try:
+        return families.trtllm_config(inspection.config, layout, request.model_type)
+    except CheckpointError:
+        if inspection.family in {family.name for family in families.FAMILIES} and not inspection.quantization:
+            raise
+    return inspection.config
+
+
+def _plan(request: ConvertRequest, config: dict[str, Any], target: RuntimeTarget) -> Plan:
+    return make_plan(
+        shape_of(config),
+        layout_of(request),
+        sizes_of(request),
+        target,
+        gpu=choose_gpu(request),
+        quantization=request.quantization,
+    )
+
+
+def choose_gpu(request: ConvertRequest) -> Gpu | None:
+    """The GPU to plan for: named, described by its memory, or, unless only a checkpoint is wanted, the first here."""
+    if request.gpu is not None:
+        gpu = gpu_by_name(request.gpu)
+        return Gpu(gpu.name, request.gpu_memory or gpu.memory, gpu.capability)
+    if request.gpu_memory is not None:
+        return Gpu(f"a GPU with {request.gpu_memory / 2**30:.1f} GiB", request.gpu_memory)
+    return None if request.stage == "checkpoint" else next(iter(detect_gpus()), None)
+
+
+def _refuse_misfit(plan: Plan, request: ConvertRequest) -> None:
+    """Stop before gigabytes move; `--stage plan` shows the problems instead."""
+    if plan.fits or request.stage == "plan":
+        return
+    raise ResourceError(
+        "The plan does not work out.",
+        why=" ".join(plan.problems),
+        hint="See all figures with: ew plan --model MODEL. Another split, dtype or length may fit.",
+        code="plan_does_not_fit",
+    )
+
+
+def _key(inspection: Inspection, layout: families.Layout, request: ConvertRequest, writes: bool) -> str:
+    return cache.content_key(
+        format=cache.CHECKPOINT_FORMAT if writes else "none",
+        source=inspection.digest,
+        layout=asdict(layout),
+        model_type=request.model_type,
+        family=inspection.family,
+        quantization=request.quantization,
+    )

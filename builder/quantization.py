@@ -1,0 +1,94 @@
+"""--quantization: which schemes there are, where they can be made, and the command that makes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from builder.manifest import Layout, RuntimeTarget
+from builder.prequantized import PreQuantized
+from common.errors import UnsupportedModelError, UsageError
+
+# --quantization name -> KV cache type that goes with it
+SCHEMES = {"fp8": "fp8", "int4_awq": None, "int8_sq": None, "nvfp4": "fp8", "w4a8_awq": None}
+WEIGHT_ONLY = ("int8", "int4", "int8_wo", "int4_wo")
+QUANTIZE_SCRIPT = "/app/examples/quantization/quantize.py"
+CALIBRATION_NAMES = ("cnn_dailymail", "lambada")
+CALIBRATION_DEFAULT = "abisee/cnn_dailymail"
+CALIBRATION_SIZE = 512
+
+
+def check_quantization(name: str | None, target: RuntimeTarget, found: PreQuantized | None) -> None:
+    """Refuse what cannot be: weight-only schemes on a CPU, quantizing twice, engines from quantized weights.
+
+    Raises:
+        UsageError: an unknown scheme or one that needs TensorRT-LLM's own library.
+        UnsupportedModelError: the weights are already quantized and the engine builder cannot take them.
+    """
+    if name is not None:
+        _check_name(name)
+    if found is None:
+        return
+    if name is not None:
+        raise UsageError(
+            f"The weights are already quantized ({found.algorithm}).",
+            why=found.reason,
+            hint="Leave --quantization out, or start from the original weights.",
+            code="already_quantized",
+        )
+    if target.era == "engine":
+        raise UnsupportedModelError(
+            f"The weights are already quantized ({found.algorithm}); the engine path cannot use them.",
+            why=found.reason,
+            hint="Use --runtime pytorch, which loads them as they are, or convert the original weights"
+            " with --quantization.",
+            code="prequantized",
+        )
+
+
+def _check_name(name: str) -> None:
+    if name in WEIGHT_ONLY:
+        raise UsageError(
+            f"Weight-only {name} cannot be made here.",
+            why="Its weight layout comes out of TensorRT-LLM's native library, which needs a GPU machine.",
+            hint="Use --quantization int4_awq or fp8, which are made in the GPU container.",
+            code="weight_only_refused",
+        )
+    if name not in SCHEMES:
+        raise UsageError(
+            f"Unknown quantization {name!r}.",
+            hint=f"Use one of: {', '.join(SCHEMES)}.",
+            code="unknown_quantization",
+        )
+
+
+def check_calibration(folder: Path | None) -> None:
+    """ModelOpt picks a data set's column by a part of its path, so the folder's name must say which it is.
+
+    Raises:
+        UsageError: the folder is missing or its path names no known data set.
+    """
+    if folder is None:
+        return
+    if not folder.is_dir():
+        raise UsageError(f"There is no calibration folder {folder}.", code="calibration_missing")
+    if not any(name in str(folder.resolve()) for name in CALIBRATION_NAMES):
+        raise UsageError(
+            f"The calibration folder {folder} has no known data set's name in its path.",
+            why="ModelOpt chooses the text column by a part of the path.",
+            hint=f"Rename it so that its path contains {' or '.join(CALIBRATION_NAMES)}.",
+            code="calibration_name",
+        )
+
+
+def quantize_arguments(
+    name: str, model: str, output: str, layout: Layout, *, calibration: str | None = None
+) -> list[str]:
+    """ModelOpt's command line in the container: Hugging Face folder in, quantized TRT-LLM checkpoint out."""
+    arguments = ["python3", QUANTIZE_SCRIPT, "--model_dir", model, "--output_dir", output]
+    arguments += ["--dtype", layout.dtype, "--qformat", name]
+    kv_cache = SCHEMES[name]
+    if kv_cache:
+        arguments += ["--kv_cache_dtype", kv_cache]
+    arguments += ["--tp_size", str(layout.tp_size), "--pp_size", str(layout.pp_size)]
+    arguments += ["--calib_dataset", calibration or CALIBRATION_DEFAULT]
+    return [*arguments, "--calib_size", str(CALIBRATION_SIZE)]

@@ -1,0 +1,117 @@
+"""`ew package`: show, list and verify packages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from builder.package import Package, find_packages, load_package
+from cli.output import emit, json_option, report_errors
+from cli.progress import progress_display
+from common.paths import home
+
+
+@click.group("package")
+def command() -> None:
+    """Show, list and verify packages made by convert-trt.
+
+    \b
+    Examples:
+      ./ew package verify models/qwen
+      ./ew package list
+    """
+
+
+@command.command("verify")
+@click.argument("folder", type=click.Path(path_type=Path))
+@json_option
+@report_errors
+def verify(folder: Path, as_json: bool) -> None:
+    """Check the digest of every file. Exit code 4 when one is missing, changed or added."""
+    package = load_package(folder)
+    with progress_display(quiet=as_json) as progress:
+        package.verify(progress=lambda done, total: progress("verifying", done, total))
+    facts = {
+        "package": str(folder),
+        "valid": True,
+        "files": len(package.manifest.files),
+        "bytes": package.bytes,
+    }
+    text = f"{folder} is whole: {facts['files']} files, {package.bytes / 2**30:.2f} GiB."
+    emit(facts, as_json=as_json, text=text)
+
+
+@command.command("show")
+@click.argument("folder", type=click.Path(path_type=Path))
+@json_option
+@report_errors
+def show(folder: Path, as_json: bool) -> None:
+    """Show what a package is and where it came from."""
+    package = load_package(folder)
+    manifest = package.manifest
+    if as_json:
+        emit(manifest.model_dump(mode="json"), as_json=True)
+        return
+    table = Table(show_header=False, show_edge=False, pad_edge=False)
+    for name, value in _facts(package):
+        table.add_row(name, value)
+    Console().print(table)
+
+
+def _facts(package: Package) -> list[tuple[str, str]]:
+    manifest = package.manifest
+    engine = manifest.engine
+    revision = f" @ {manifest.source.revision}" if manifest.source.revision else ""
+    sizes = manifest.sizes
+    return [
+        ("package", str(package.folder)),
+        ("source", f"{manifest.source.model}{revision}"),
+        ("model", f"{manifest.model.architecture} ({manifest.model.family})"),
+        ("layout", f"{manifest.layout.dtype}, tp {manifest.layout.tp_size}, pp {manifest.layout.pp_size}"),
+        (
+            "sizes",
+            f"batch {sizes.max_batch_size}, input {sizes.max_input_len}, output {sizes.max_output_len}",
+        ),
+        (
+            "TensorRT-LLM",
+            f"{manifest.runtime.tensorrt_llm} ({manifest.runtime.era}): {manifest.runtime.reason}",
+        ),
+        ("engine", f"{engine.state}: {engine.reason}"),
+        ("size", f"{package.bytes / 2**30:.2f} GiB in {len(manifest.files)} files"),
+        ("made", f"{manifest.created} by ew {manifest.tool.version}"),
+    ]
+
+
+@command.command("list")
+@click.argument("folder", type=click.Path(path_type=Path), required=False)
+@json_option
+@report_errors
+def list_packages(folder: Path | None, as_json: bool) -> None:
+    """List the packages in a folder (default: models/)."""
+    packages = find_packages(folder or home().models)
+    if as_json:
+        emit([_row(package) for package in packages], as_json=True)
+        return
+    table = Table(show_edge=False, pad_edge=False)
+    for name in ("package", "model", "dtype", "tp", "pp", "engine", "size"):
+        table.add_column(name)
+    for package in packages:
+        row = _row(package)
+        columns = [str(row[name]) for name in ("package", "model", "dtype", "tp_size", "pp_size", "engine")]
+        table.add_row(*columns, f"{row['bytes'] / 2**30:.2f} GiB")
+    Console().print(table)
+
+
+def _row(package: Package) -> dict[str, Any]:
+    manifest = package.manifest
+    return {
+        "package": str(package.folder),
+        "model": manifest.model.architecture,
+        **manifest.layout.model_dump(),
+        "engine": manifest.engine.state,
+        "bytes": package.bytes,
+    }
