@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import re
+import signal
 import uuid
 from time import perf_counter
 from typing import Any
@@ -63,8 +65,9 @@ class RouteError(EwError):
 class Gateway:
     """The application of one worker process."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, *, handle_signals: bool = False) -> None:
         self.service = service
+        self._handle_signals = handle_signals
         self._router = Router(routes(service), redirect_slashes=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -95,10 +98,25 @@ class Gateway:
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
         await self.service.start()
+        if self._handle_signals:
+            self._drain_on_signal()
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await self.service.stop()
         await send({"type": "lifespan.shutdown.complete"})
+
+    def _drain_on_signal(self) -> None:
+        """Begin to drain before the server's own handler closes the port."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            served = signal.getsignal(number)
+
+            def handler(received: int, frame: Any, served: Any = served) -> None:
+                loop.call_soon_threadsafe(self.service.begin_drain)
+                if callable(served):
+                    served(received, frame)
+
+            signal.signal(number, handler)
 
     def _authorize(self, scope: Scope) -> ApiKey | None:
         path = scope["path"]
@@ -150,7 +168,7 @@ def create_app() -> Gateway:
     """The factory that uvicorn's workers call; settings come in the environment."""
     settings = Settings.from_json(os.environ[SETTINGS_VARIABLE])
     configure_logging(settings.log_level)
-    return Gateway(Service(settings))
+    return Gateway(Service(settings), handle_signals=True)
 
 
 async def _answer_error(error: EwError, context: Context, send: _Responder) -> None:

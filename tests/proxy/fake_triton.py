@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -40,7 +41,7 @@ class FakeTriton:
     requests: list[dict[str, Any]] = field(default_factory=list)
     stops: list[tuple[str, float]] = field(default_factory=list)
     disconnects: list[tuple[str, float]] = field(default_factory=list)
-    running: set[str] = field(default_factory=set)
+    running: dict[str, asyncio.Event] = field(default_factory=dict)
     controls: list[tuple[str, str]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     url: str = ""
@@ -79,6 +80,8 @@ class FakeTriton:
             await self._generate(body, reader, writer)
         elif path.endswith("/generate"):
             self.stops.append((body["id"], perf_counter()))
+            if body["id"] in self.running:
+                self.running[body["id"]].set()
             await _plain(writer, 200, {})
         elif path == "/v2/repository/index":
             await _plain(writer, 200, [{"name": n, "state": s} for n, s in self.models.items()])
@@ -93,24 +96,34 @@ class FakeTriton:
     async def _generate(self, body: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         script = self.script
         self.requests.append(body)
-        self.running.add(body["id"])
+        self.running[body["id"]] = over = asyncio.Event()
         watcher = asyncio.ensure_future(self._watch(body["id"], reader))
         try:
             if script.status != 200:
                 await _plain(writer, script.status, {"error": script.error})
                 return
-            await self._emit(script, body, writer)
+            await self._emit(script, body, writer, over)
+        except ConnectionError:
+            if script.kill_after is None:
+                self.disconnects.append((body["id"], perf_counter()))
+            raise
         finally:
             watcher.cancel()
             await asyncio.wait((watcher,))
-            self.running.discard(body["id"])
+            del self.running[body["id"]]
 
     async def _watch(self, request_id: str, reader: asyncio.StreamReader) -> None:
-        if not await reader.read(1):
+        data = b""
+        with suppress(ConnectionError):
+            data = await reader.read(1)
+        if not data:
             self.disconnects.append((request_id, perf_counter()))
+            self.running[request_id].set()
 
-    async def _emit(self, script: Script, body: Any, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(script.prefill)
+    async def _emit(
+        self, script: Script, body: Any, writer: asyncio.StreamWriter, over: asyncio.Event
+    ) -> None:
+        await _pause(script.prefill, over)
         kind = "text/event-stream; charset=utf-8"
         writer.write((HEAD.format(status=200, kind=kind) + "Transfer-Encoding: chunked\r\n\r\n").encode())
         tokens = script.tokens[: body["request_output_len"]]
@@ -124,12 +137,21 @@ class FakeTriton:
                 raise ConnectionError
             _event(writer, _response(body, group))
             await writer.drain()
-            await asyncio.sleep(script.pace)
-            if body["id"] in {stopped for stopped, _ in self.stops}:
+            if await _pause(script.pace, over):
                 break
-        await asyncio.sleep(script.end_lag)
+        await _pause(script.end_lag, over)
         writer.write(b"0\r\n\r\n")
         await writer.drain()
+
+
+async def _pause(seconds: float, over: asyncio.Event) -> bool:
+    """Wait, but no longer than the request lives; True when it was stopped."""
+    if not seconds:
+        await asyncio.sleep(0)
+    else:
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(over.wait(), seconds)
+    return over.is_set()
 
 
 def _response(body: Any, group: list[int]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import aiohttp
 import uvicorn
 
 from proxy.gateway import Gateway
+from proxy.guard import GuardedProtocol
 from proxy.keys import KeyStore
 from proxy.service import Service
 from proxy.settings import Settings
@@ -91,7 +92,13 @@ async def running_stack(package: Path, folder: Path, options: dict[str, Any]) ->
 
 async def _serve(app: Any) -> tuple[uvicorn.Server, asyncio.Task[None], str]:
     config = uvicorn.Config(
-        app, port=0, http="httptools", lifespan="on", log_config=None, timeout_graceful_shutdown=2
+        app,
+        port=0,
+        http=GuardedProtocol,
+        lifespan="on",
+        log_config=None,
+        proxy_headers=False,
+        timeout_graceful_shutdown=2,
     )
     server = uvicorn.Server(config)
     task = asyncio.ensure_future(server._serve())  # without its signal handlers

@@ -1,0 +1,86 @@
+"""uvicorn's HTTP protocol with limits on what a client may hold open: headers, and unread answers."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+import orjson
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+MAX_HEADER_BYTES = 64 << 10
+HEADER_SECONDS = 20.0
+SEND_BUFFER_BYTES = 128 << 10  # what the kernel may hold for a client that reads slowly
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """Ends connections that send headers too slowly or too large, or that do not read their answer."""
+
+    _timer: asyncio.TimerHandle | None = None
+    _stall: asyncio.TimerHandle | None = None
+    _header_bytes = 0
+    _headers_done = False
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        connection: socket.socket = transport.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        self._timer = self.loop.call_later(HEADER_SECONDS, self._headers_too_slow)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self._headers_done:
+            self._header_bytes += len(data)
+            if self._header_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
+                self._refuse(
+                    b"431 Request Header Fields Too Large",
+                    "headers_too_large",
+                    f"The headers are larger than {MAX_HEADER_BYTES} bytes.",
+                )
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._headers_done, self._header_bytes = False, 0
+        if self._timer is None:
+            self._timer = self.loop.call_later(HEADER_SECONDS, self._headers_too_slow)
+
+    def on_headers_complete(self) -> None:
+        self._headers_done = True
+        _cancel(self._timer)
+        self._timer = None
+        super().on_headers_complete()
+
+    def pause_writing(self) -> None:
+        """The client reads more slowly than the answer comes: give it a limited time."""
+        super().pause_writing()
+        seconds = self.app.service.settings.write_timeout
+        self._stall = self.loop.call_later(seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        _cancel(self._stall)
+        self._stall = None
+        super().resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        _cancel(self._timer)
+        _cancel(self._stall)
+        super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(b"400 Bad Request", "invalid_http", msg)
+
+    def _headers_too_slow(self) -> None:
+        self._timer = None
+        self._refuse(b"408 Request Timeout", "headers_too_slow", "The headers did not arrive in time.")
+
+    def _refuse(self, status: bytes, code: str, message: str) -> None:
+        body = orjson.dumps({"error": {"code": code, "message": message}})
+        head = b"HTTP/1.1 %s\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n"
+        self.transport.write(head % (status, len(body)) + b"\r\n" + body)
+        self.transport.close()
+
+
+def _cancel(timer: asyncio.TimerHandle | None) -> None:
+    if timer is not None:
+        timer.cancel()

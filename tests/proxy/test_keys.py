@@ -1,0 +1,95 @@
+"""Keys: hashed at rest, private files, roles, reload without restart."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from common.errors import ConfigError, UsageError
+from proxy.keys import KeyStore, ensure_first_key
+from tests.proxy.stack import MODEL, Stack
+
+
+def test_first_key_is_made_once_and_is_private(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "keys.json"
+    first = ensure_first_key(path)
+    secret = first.read_text().strip()
+    assert ensure_first_key(path) == first
+    assert first.read_text().strip() == secret
+    for file in (path, first):
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert secret not in path.read_text()
+    key = KeyStore(path).verify(secret)
+    assert key is not None and key.role == "admin"
+
+
+def test_only_whole_keys_are_right(tmp_path: Path) -> None:
+    store = KeyStore(tmp_path / "keys.json")
+    secret = store.add("a")
+    assert store.verify(secret)
+    for wrong in ("", secret[:-1], secret + "x", secret.upper()):
+        assert store.verify(wrong) is None
+
+
+def test_add_rotate_revoke(tmp_path: Path) -> None:
+    store, other = KeyStore(tmp_path / "keys.json"), KeyStore(tmp_path / "keys.json")
+    old = store.add("a")
+    assert other.verify(old)
+    new = store.rotate("a")
+    assert other.verify(old) is None
+    assert other.verify(new)
+    store.revoke("a")
+    assert other.verify(new) is None
+
+
+def test_mistakes_are_refused(tmp_path: Path) -> None:
+    store = KeyStore(tmp_path / "keys.json")
+    store.add("a")
+    with pytest.raises(UsageError, match="exists"):
+        store.add("a")
+    with pytest.raises(UsageError, match="role"):
+        store.add("b", "root")
+    with pytest.raises(UsageError, match="no key"):
+        store.revoke("b")
+
+
+def test_a_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    store = KeyStore(tmp_path / "keys.json")
+    store.add("a")
+    store.path.chmod(0o644)
+    with pytest.raises(ConfigError, match="other users"):
+        KeyStore(store.path).keys()
+
+
+async def test_roles_and_reload_through_http(stack: Stack) -> None:
+    assert stack.service.keys is not None
+    secret = KeyStore(stack.service.keys.path).add("user")  # while the service runs
+    headers = {"Authorization": f"Bearer {secret}"}
+    async with stack.client.get(stack.url + "/api/v1/models", headers=headers) as answer:
+        assert answer.status == 200
+    url = f"{stack.url}/api/v1/models/{MODEL}/unload"
+    async with stack.client.post(url, headers=headers) as answer:
+        assert answer.status == 403
+        assert (await answer.json())["error"]["code"] == "forbidden"
+    assert not stack.triton.controls
+
+
+async def test_requests_per_minute(stack: Stack) -> None:
+    assert stack.service.keys is not None
+    secret = stack.service.keys.add("slow", requests_per_minute=2)
+    stack.script("a")
+    body = {"modelId": MODEL, "prompt": "hi"}
+    statuses = [(await stack.post("/api/v1/inference", body, **{"X-API-Key": secret}))[0] for _ in range(3)]
+    assert statuses == [200, 200, 429]
+
+
+async def test_load_and_unload(stack: Stack) -> None:
+    status, _, data = await stack.post(f"/api/v1/models/{MODEL}/unload", b"")
+    assert (status, json.loads(data)["state"]) == (200, "UNLOADED")
+    assert (await stack.get("/health/ready"))[0] == 503
+    status, _, data = await stack.post(f"/api/v1/models/{MODEL}/load", b"")
+    assert (status, json.loads(data)["state"]) == (200, "READY")
+    assert stack.triton.controls == [("unload", "m-tensorrt_llm"), ("load", "m-tensorrt_llm")]
