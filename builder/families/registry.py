@@ -146,7 +146,7 @@ def _check_quantized(hf: Mapping[str, Any]) -> None:
         raise UnsupportedModelError(
             f"The weights are already quantized ({method or 'unknown method'}).",
             why="Only float16, bfloat16 and float32 weights can be converted on a CPU.",
-            hint="Use the unquantized model, or --runtime pytorch, which loads quantized weights as they are.",
+            hint="Use the unquantized model, or --runtime pytorch, which loads quantized weights.",
             code="prequantized",
         )
 
