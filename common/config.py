@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic.fields import FieldInfo
 
 from common.errors import ConfigError
+from common.triton_settings import TritonSettings
 
 Engine = Literal["cpu", "cuda-trt", "cuda-vllm", "cuda-hf"]
 Dtype = Literal["float16", "bfloat16", "float32"]
@@ -42,6 +44,10 @@ class ModelConfig(StrictModel):
     )
     kv_cache_tokens: int | None = Field(
         None, ge=64, description="cpu engine: tokens that fit the KV cache; from memory when not set."
+    )
+    triton: TritonSettings = Field(
+        default_factory=lambda: TritonSettings.model_validate({}),
+        description="Settings of the rendered Triton models.",
     )
 
 
@@ -106,6 +112,12 @@ def _describe(problem: Any) -> str:
 
 
 def _nearest(location: tuple[str | int, ...]) -> str:
-    allowed = ModelConfig.model_fields if len(location) > 1 else DeployConfig.model_fields
+    allowed = _fields_at(location)
     match = difflib.get_close_matches(str(location[-1]), allowed, n=1)
     return f", did you mean {match[0]!r}?" if match else f"; allowed are {', '.join(allowed)}"
+
+
+def _fields_at(location: tuple[str | int, ...]) -> dict[str, FieldInfo]:
+    """The keys that are allowed beside the last one of `location`: models.ID.triton.KEY and so on."""
+    by_depth: dict[int, type[BaseModel]] = {1: DeployConfig, 3: ModelConfig, 4: TritonSettings}
+    return by_depth.get(len(location), ModelConfig).model_fields

@@ -121,13 +121,25 @@ class IncrementalDecoder:
     Args:
         tokenizer: a tokenizer, or the `TokenTexts` of one (make it once where streams are many).
         skip_special_tokens: as in `Tokenizer.decode`; not used when `tokenizer` is a `TokenTexts`.
+        at_start: whether the first ids open the text; SentencePiece drops a space there.
     """
 
-    def __init__(self, tokenizer: Tokenizer | TokenTexts, skip_special_tokens: bool = True) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer | TokenTexts,
+        skip_special_tokens: bool = True,
+        *,
+        at_start: bool = True,
+    ) -> None:
         if isinstance(tokenizer, Tokenizer):
             tokenizer = TokenTexts(tokenizer, skip_special_tokens)
         stream = _JoinedStream if tokenizer.joinable else _WindowStream
-        self._stream: _JoinedStream | _WindowStream = stream(tokenizer)
+        self._stream: _JoinedStream | _WindowStream = stream(tokenizer, at_start)
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether `flush` would have something to say."""
+        return self._stream.holds_back
 
     def push(self, ids: Iterable[int]) -> str:
         """The text that `ids` complete; a character whose last bytes are still missing is held back."""
@@ -141,11 +153,15 @@ class IncrementalDecoder:
 class _JoinedStream:
     """Joins token texts; `_pending` holds the at most three bytes of an unfinished character."""
 
-    def __init__(self, texts: TokenTexts) -> None:
+    def __init__(self, texts: TokenTexts, at_start: bool) -> None:
         self._texts = texts
         self._pending = b""
-        self._at_start = bool(texts.first_token_drops)
-        self._strip, self._strip_count = texts.strip_left
+        self._at_start = at_start and bool(texts.first_token_drops)
+        self._strip, self._strip_count = texts.strip_left if at_start else ("", 0)
+
+    @property
+    def holds_back(self) -> bool:
+        return bool(self._pending)
 
     def push(self, ids: Iterable[int]) -> str:
         texts, joined = self._texts, ""
@@ -189,11 +205,16 @@ class _JoinedStream:
 class _WindowStream:
     """Decodes a short window twice, without and with the new tokens, and sends the difference."""
 
-    def __init__(self, texts: TokenTexts) -> None:
+    def __init__(self, texts: TokenTexts, at_start: bool) -> None:
+        del at_start  # such decoders can only begin at a start
         self._tokenizer = texts.tokenizer
         self._skip_special = texts.skip_special_tokens
         self._sent_ids: list[int] = []
         self._held_ids: list[int] = []
+
+    @property
+    def holds_back(self) -> bool:
+        return bool(self._held_ids)
 
     def push(self, ids: Iterable[int]) -> str:
         self._held_ids.extend(ids)

@@ -1,0 +1,132 @@
+"""`ew render`: deploy/config.json and packages -> a Triton model repository."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.package import load_package
+from builder.repository_changes import Changes, diff, plan_changes
+from builder.repository_models import ModelFiles, model_files
+from builder.repository_write import apply_changes, locked
+from common.config import DeployConfig
+from common.errors import ConfigError, UsageError
+from common.paths import Home
+
+
+@dataclass(frozen=True)
+class RenderReport:
+    """What a render did, or would do; names are relative to `repository`."""
+
+    repository: Path
+    models: list[str]
+    written: list[str]
+    unchanged: list[str]
+    removed: list[str]
+    dry_run: bool = False
+    diff: str = ""
+
+    def as_dict(self) -> dict[str, object]:
+        return {
+            "repository": str(self.repository),
+            "models": self.models,
+            "written": self.written,
+            "unchanged": self.unchanged,
+            "removed": self.removed,
+            "dryRun": self.dry_run,
+        }
+
+
+def render(
+    config: DeployConfig,
+    home: Home,
+    *,
+    only: list[str] | None = None,
+    output: Path | None = None,
+    dry_run: bool = False,
+    force: bool = False,
+    with_diff: bool = False,
+) -> RenderReport:
+    """Bring a model repository in line with the configuration.
+
+    All files are made and checked before the first is written. The same input gives the same bytes, and
+    files that are right already keep their times.
+
+    Args:
+        only: render these model ids and leave all others alone; without it, models that render made and
+            that are no longer in the configuration are removed.
+        output: the repository; `home.repository` when not given.
+        dry_run: change nothing.
+        force: overwrite and remove files that were edited by hand.
+        with_diff: fill the report's `diff`.
+
+    Raises:
+        UsageError: `only` names a model that is not configured.
+        ConfigError: two models would share a folder.
+        PackageError: a package is missing, damaged or lacks what its engine needs.
+        RepositoryError: a template is wrong, or files were edited by hand.
+        ResourceError: the repository cannot be written.
+    """
+    repository = (output or home.repository).absolute()
+    models = _files_of_models(config, home, _chosen(config, only), repository)
+    with contextlib.nullcontext() if dry_run else locked(repository):
+        changes = plan_changes(repository, models, keep_others=only is not None)
+        report = _report(repository, models, changes, dry_run=dry_run, with_diff=with_diff)
+        if not force and not dry_run:
+            changes.refuse_conflicts(repository)
+        if not dry_run and changes.any:
+            apply_changes(repository, changes)
+    return report
+
+
+def _chosen(config: DeployConfig, only: list[str] | None) -> list[str]:
+    unknown = [model_id for model_id in only or [] if model_id not in config.models]
+    if unknown:
+        raise UsageError(
+            f"There is no model {unknown[0]!r} in the configuration.",
+            hint=f"Configured are: {', '.join(config.models) or 'none'}.",
+            code="unknown_model",
+        )
+    return list(dict.fromkeys(only)) if only is not None else list(config.models)
+
+
+def _files_of_models(
+    config: DeployConfig, home: Home, model_ids: Iterable[str], repository: Path
+) -> list[ModelFiles]:
+    _refuse_shared_folders(config)
+    models = []
+    for model_id in model_ids:
+        model = config.models[model_id]
+        package = load_package(home.resolve(model.model_path))
+        models.append(model_files(model_id, model, package, repository))
+    return models
+
+
+def _refuse_shared_folders(config: DeployConfig) -> None:
+    """`a` writes the folder `a-preprocessing`, so that cannot be a model id beside it."""
+    kinds = ("preprocessing", "tensorrt_llm", "postprocessing", "tensorrt_llm_bls")
+    taken = {f"{model_id}-{kind}": model_id for model_id in config.models for kind in kinds}
+    for model_id in config.models:
+        if model_id in taken:
+            raise ConfigError(
+                f"The model ids {taken[model_id]!r} and {model_id!r} clash.",
+                why=f"The first one is rendered as {taken[model_id]} and {model_id}, among others.",
+                hint="Rename one of them in deploy/config.json.",
+                code="model_id_clash",
+            )
+
+
+def _report(
+    repository: Path, models: list[ModelFiles], changes: Changes, *, dry_run: bool, with_diff: bool
+) -> RenderReport:
+    return RenderReport(
+        repository=repository,
+        models=[model.model_id for model in models],
+        written=list(changes.written),
+        unchanged=changes.unchanged,
+        removed=changes.removed,
+        dry_run=dry_run,
+        diff="\n".join(diff(repository, changes)) if with_diff else "",
+    )
