@@ -18,9 +18,13 @@ EXPECTED: dict[str, list[list[int]]] = json.loads(
 )
 
 
+# What config.json alone does not say.
+MODEL_TYPES = {"chatglm2": "chatglm2", "baichuan1-13b": "baichuan1"}
+
+
 def convert(name: str, folder: Path, layout: Layout) -> Path:
     source = tiny.write_hf(name, folder / "hf")
-    write_checkpoint(source, folder / "checkpoint", layout)
+    write_checkpoint(source, folder / "checkpoint", layout, model_type=MODEL_TYPES.get(name))
     return folder / "checkpoint"
 
 

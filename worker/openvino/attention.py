@@ -141,7 +141,8 @@ class Attention:
         columns = ops.unsqueeze(_range(self._total), integers(0, 1, 2))
         keep = ops.less_equal(columns, rows)
         if self.spec.rotary is None:
-            return self._masked(ops.logical_and(keep, self._present()), self._alibi_bias())
+            hidden = ops.logical_not(ops.logical_and(keep, self._present()))
+            return ops.select(hidden, floats(MASKED), self._alibi_bias())
         if self.window is None:
             return self._masked(ops.logical_and(keep, self._present()), floats(0.0))
         return self._window_mask(rows, columns, keep)
@@ -168,7 +169,7 @@ class Attention:
         """Slope times key position; a shift that is the same for all keys of a query changes no softmax."""
         slopes = floats(alibi_slopes(self.spec.heads).reshape(-1, 1, 1))
         columns = ops.unsqueeze(ops.convert(_range(self._total), Type.f32), integers(0, 1))
-        bias = ops.multiply(columns, slopes)
+        bias = ops.multiply(slopes, columns)
         bias = ops.reshape(bias, integers(self.spec.heads, 1, -1), False)
         return ops.reshape(bias, integers(1, self.spec.heads, 1, -1), False)
 
