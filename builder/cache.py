@@ -12,13 +12,14 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from builder.inspect import Inspection
 from builder.manifest import MANIFEST_NAME, Source
 from builder.package import CHECKPOINT, Package, load_package
+from builder.workspace import hold
 from common import atomic
 from common.errors import EwError
 
@@ -55,10 +56,16 @@ class PackageIndex:
         """A whole, untouched package with this key from this very source, or None."""
         return next((package for package in self._candidates(key) if is_from(package, inspection)), None)
 
-    def lock(self, key: str) -> Path:
-        """The file whose lock means: somebody converts this key now."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return self.folder / f"{key}.lock"
+    @contextlib.contextmanager
+    def converting(self, key: str, on_wait: Callable[[], None]) -> Iterator[None]:
+        """Only one at a time converts a key; without a writable index nobody has to wait."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            yield
+            return
+        with hold(self.folder / f"{key}.lock", on_wait):
+            yield
 
     def _candidates(self, key: str) -> Iterator[Package]:
         for place in self.places(key):

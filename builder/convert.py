@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from pathlib import Path
 
 from builder import cache
 from builder.checkpoint import write_checkpoint
@@ -14,9 +15,10 @@ from builder.prepare import Prepared, prepare
 from builder.request import Action, ConvertRequest, ConvertResult, Progress
 from builder.seal import seal
 from builder.tokenizer_files import copy_tokenizer
-from builder.workspace import Workspace, hold, locked
+from builder.workspace import Workspace, locked
 from common.errors import Interrupted, PackageError, ResourceError
 from common.paths import home
+from common.tensors import write_error
 
 DISK_MARGIN = 64 * 2**20
 
@@ -41,6 +43,8 @@ def convert(request: ConvertRequest, *, progress: Progress | None = None) -> Con
         return _result(action, prepared, manifest, started)
     except KeyboardInterrupt:
         raise Interrupted() from None
+    except OSError as error:
+        raise write_error(Path(error.filename or request.output), error) from error
 
 
 def _silent(phase: str, done: int, total: int) -> None:
@@ -51,9 +55,10 @@ def _make(prepared: Prepared, space: Workspace, report: Progress) -> tuple[Actio
     """Bring the locked folder to what is asked for; reuse what is there."""
     present = _present(prepared, space)
     if present is not None:
+        space.finish()
         return "reused", _engine_step(prepared, space, present.manifest, report)
     index = cache.PackageIndex(prepared.request.cache or home().cache / "packages")
-    with hold(index.lock(prepared.key), lambda: report("waiting for the same conversion elsewhere", 0, 0)):
+    with index.converting(prepared.key, lambda: report("waiting for the same conversion elsewhere", 0, 0)):
         action, known = _write_checkpoint(prepared, space, index, report)
         copy_tokenizer(prepared.inspection.folder, space.folder / TOKENIZER)
         manifest = seal(space.folder, prepared, outlook(prepared, space.folder), known, report)
@@ -83,13 +88,10 @@ def _present(prepared: Prepared, space: Workspace) -> Package | None:
         if error.code == "not_a_package" or force:
             return None
         raise
-    same = package.manifest.keys.checkpoint == prepared.key and cache.is_from(package, prepared.inspection)
-    if same and not force:
-        if not cache.untouched(package):
-            package.verify()
-        return package
     if force:
         return None
+    if package.manifest.keys.checkpoint == prepared.key:
+        return _proven(package, prepared)
     raise PackageError(
         f"{space.folder} holds another package.",
         why=_difference(package.manifest, prepared),
@@ -98,12 +100,21 @@ def _present(prepared: Prepared, space: Workspace) -> Package | None:
     )
 
 
+def _proven(package: Package, prepared: Prepared) -> Package | None:
+    """A package with the right key, if it still is what it was; None converts the changed source again."""
+    if not cache.is_from(package, prepared.inspection):
+        return None
+    if not cache.untouched(package):
+        package.verify()
+    return package
+
+
 def _difference(manifest: Manifest, prepared: Prepared) -> str:
     layout = manifest.layout
     was = f"{manifest.source.model} ({layout.dtype}, tp {layout.tp_size}, pp {layout.pp_size})"
     request = prepared.request
     now = f"{request.model} ({request.dtype}, tp {request.tp_size}, pp {request.pp_size})"
-    return f"It was made from {was}." if was != now else f"{request.model} has changed since."
+    return f"It was made from {was}." if was != now else f"{request.model} or an option has changed since."
 
 
 def _write_checkpoint(

@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from builder.gate import ServerVersions, check_loadable
+from builder.gpus import Gpu
 from builder.manifest import MANIFEST_NAME, Manifest, not_a_package, read_manifest, sha256_of
 from common.errors import PackageError
 
-__all__ = ["Package", "Problem", "find_packages", "load_package", "not_a_package"]
+__all__ = ["Package", "Problem", "ServerVersions", "find_packages", "load_package", "not_a_package"]
 
 CHECKPOINT = "checkpoint"
 TOKENIZER = "tokenizer"
@@ -77,6 +79,10 @@ class Package:
         problems = list(self.problems(progress=progress))
         if problems:
             raise damaged(self.folder, problems)
+
+    def check_loadable(self, server: ServerVersions, gpu: Gpu | None = None) -> None:
+        """Raise PackageError if a server with these versions and this GPU cannot load the package."""
+        check_loadable(str(self.folder), self.manifest, server, gpu)
 
     def _strangers(self) -> list[str]:
         """Files inside the package's own folders that the manifest does not list."""

@@ -84,7 +84,15 @@ def prepare(request: ConvertRequest, report: Progress) -> Prepared:
     )
     if request.stage != "checkpoint":
         check_architecture(inspection.architecture, target.era)
-    layout = families.Layout(dtype=request.dtype, tp_size=request.tp_size, pp_size=request.pp_size)
+    layout = families.Layout(
+        dtype=request.dtype,
+        tp_size=request.tp_size,
+        pp_size=request.pp_size,
+        moe_tp_size=request.moe_tp_size,
+        moe_ep_size=request.moe_ep_size,
+        use_parallel_embedding=request.use_parallel_embedding,
+        embedding_sharding_dim=request.embedding_sharding_dim,
+    )
     config = _trtllm_config(inspection, layout, request)
     if writes and request.stage != "plan":
         ShardPlan(Source(source.folder, allow_pickle=request.allow_pickle), config, layout)
@@ -128,7 +136,7 @@ def _plan(request: ConvertRequest, config: dict[str, Any], target: RuntimeTarget
 
 
 def choose_gpu(request: ConvertRequest) -> Gpu | None:
-    """The GPU to plan for: named, described by its memory, or, unless only a checkpoint is wanted, the first here."""
+    """The GPU to plan for: named, given by its memory, or the first one here if an engine is wanted."""
     if request.gpu is not None:
         gpu = gpu_by_name(request.gpu)
         return Gpu(gpu.name, request.gpu_memory or gpu.memory, gpu.capability)

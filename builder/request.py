@@ -29,6 +29,8 @@ class ConvertRequest:
 
     Args:
         output: the package folder.
+        moe_tp_size, moe_ep_size: how experts are shared out; 0 means the rest of tp_size.
+        embedding_sharding_dim: with use_parallel_embedding, 0 cuts the vocabulary, 1 the hidden size.
         extra: options for trtllm-build (engine era) or tensorrt_llm.LLM (PyTorch era), as on a command line.
         own_options: names that the nearest match of a misspelled extra option may suggest.
         gpu, gpu_memory: what to plan for when it is not the GPU of this machine; memory in bytes.
@@ -42,6 +44,10 @@ class ConvertRequest:
     dtype: Dtype = "float16"
     tp_size: int = 1
     pp_size: int = 1
+    moe_tp_size: int = 0
+    moe_ep_size: int = 0
+    use_parallel_embedding: bool = False
+    embedding_sharding_dim: int = 0
     max_batch_size: int = 64
     max_input_len: int = 4096
     max_output_len: int = 2048

@@ -28,8 +28,7 @@ class ModelShape:
     qkv_bias: bool = False
     dense_bias: bool = False
     qk_norm: bool = False
-    parallel_embedding: bool = False
-    moe_ep_size: int = 1
+    embedding_cut: str = ""
 
     def kv_heads_per_rank(self, tp_size: int) -> int:
         """KV heads that each rank keeps; with fewer heads than ranks every rank keeps a copy of one."""
@@ -50,11 +49,16 @@ class ModelShape:
         layers = self.layers // pp_size + (1 if stage < extra else 0)
         total = layers * self._layer_bytes(bytes_each, tp_size)
         if stage == 0:
-            rows = math.ceil(self.vocab / tp_size) if self.parallel_embedding else self.vocab
-            total += rows * self.hidden * bytes_each
+            total += self._embedding_elements(tp_size) * bytes_each
         if stage == pp_size - 1:
             total += (math.ceil(self.vocab / tp_size) * self.hidden + self.hidden) * bytes_each
         return total
+
+    def _embedding_elements(self, tp_size: int) -> int:
+        """Whole on every rank, or cut along the vocabulary ("rows") or the hidden size ("columns")."""
+        if self.embedding_cut == "rows":
+            return math.ceil(self.vocab / tp_size) * self.hidden
+        return self.vocab * self.hidden // (tp_size if self.embedding_cut == "columns" else 1)
 
     def _layer_bytes(self, bytes_each: int, tp_size: int) -> int:
         elements = self._attention_elements(tp_size) + 2 * self.hidden
@@ -88,7 +92,6 @@ def shape_of(config: Mapping[str, Any]) -> ModelShape:
     is_qwen1 = config.get("qwen_type") == "qwen"
     heads = int(config["num_attention_heads"])
     hidden = int(config["hidden_size"])
-    mapping = config.get("mapping") or {}
     return ModelShape(
         layers=int(config["num_hidden_layers"]),
         hidden=hidden,
@@ -104,6 +107,11 @@ def shape_of(config: Mapping[str, Any]) -> ModelShape:
         qkv_bias=bool(config.get("attn_bias") or config.get("add_qkv_bias") or config.get("add_bias_linear")),
         dense_bias=bool(config.get("add_bias_linear")),
         qk_norm=bool(config.get("qk_layernorm")) or str(config.get("qwen_type", "")).startswith("qwen3"),
-        parallel_embedding=bool(config.get("use_parallel_embedding")),
-        moe_ep_size=int(mapping.get("moe_ep_size") or 1),
+        embedding_cut=_embedding_cut(config),
     )
+
+
+def _embedding_cut(config: Mapping[str, Any]) -> str:
+    if not config.get("use_parallel_embedding"):
+        return ""
+    return "columns" if config.get("embedding_sharding_dim") == 1 else "rows"

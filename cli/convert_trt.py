@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,19 @@ def default_output(model: str) -> Path:
 )
 @click.option("--tp-size", type=int, default=1, show_default=True, help="GPUs that share each layer.")
 @click.option("--pp-size", type=int, default=1, show_default=True, help="Groups of layers on separate GPUs.")
+@click.option(
+    "--moe-tp-size", type=int, default=0, help="Tensor parallel size of experts.  [default: tp-size]"
+)
+@click.option(
+    "--moe-ep-size", type=int, default=0, help="Expert parallel size.  [default: the rest of tp-size]"
+)
+@click.option(
+    "--use-parallel-embedding", is_flag=True, help="Cut the embedding too, instead of repeating it."
+)
+@click.option(
+    "--embedding-sharding-dim", type=click.Choice(["0", "1"]), default="0", show_default=True,
+    help="With --use-parallel-embedding: 0 cuts the vocabulary, 1 the hidden size.",
+)  # fmt: skip
 @click.option("--max-batch-size", type=int, default=64, show_default=True, help="Requests in flight at once.")
 @click.option("--max-input-len", type=int, default=4096, show_default=True, help="Longest prompt, in tokens.")
 @click.option(
@@ -97,23 +112,32 @@ def command(ctx: click.Context, as_json: bool, **options: Any) -> None:
       ./ew convert-trt --model meta-llama/Llama-3.1-8B-Instruct --dtype bfloat16 --stage checkpoint
       ./ew convert-trt --model ./llama --gemm_plugin auto --multiple_profiles enable
     """
-    signal.signal(signal.SIGTERM, _interrupt)
     request = _request(ctx, options)
-    with progress_display(quiet=as_json) as progress:
+    with _term_interrupts(), progress_display(quiet=as_json) as progress:
         result = convert(request, progress=progress)
     if request.stage == "plan" and not as_json:
         print_plan(result.plan)
     emit(result.as_dict(), as_json=as_json, text=_summary(result))
 
 
-def _interrupt(number: int, frame: object) -> None:
+@contextlib.contextmanager
+def _term_interrupts() -> Iterator[None]:
     """SIGTERM ends like Ctrl-C: cleanly, and resumable."""
-    raise KeyboardInterrupt
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _request(ctx: click.Context, options: dict[str, Any]) -> ConvertRequest:
     memory = options.pop("gpu_memory")
     dry_run = options.pop("dry_run")
+    options["embedding_sharding_dim"] = int(options["embedding_sharding_dim"])
     output = options.pop("output") or default_output(options["model"])
     if dry_run:
         options["stage"] = "plan"
