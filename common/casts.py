@@ -62,7 +62,8 @@ def _f32_to_f16(source: Array, target: Array) -> None:
 
 
 def _widen(source: Array, target: Array) -> None:
-    target[...] = source
+    with np.errstate(invalid="ignore"):
+        target[...] = source
 
 
 def _f64_to_bf16(source: Array, target: U16) -> None:
@@ -113,12 +114,19 @@ def _f16_to_bf16(source: Array, target: U16) -> None:
         target[where] = _via_float32(source[where], _widen, "BF16")
 
 
+def _bf16_to_f64(source: U16, target: Array) -> None:
+    wide = np.empty(source.size, np.float32)
+    _bf16_to_f32(source, wide)
+    with np.errstate(invalid="ignore"):
+        target[...] = wide
+
+
 CASTS: dict[tuple[str, str], Callable[[Any, Any], None]] = {
     ("F32", "BF16"): _f32_to_bf16,
     ("F64", "BF16"): _f64_to_bf16,
     ("F16", "BF16"): _f16_to_bf16,
     ("BF16", "F32"): _bf16_to_f32,
-    ("BF16", "F64"): lambda source, target: _bf16_to_f64(source, target),
+    ("BF16", "F64"): _bf16_to_f64,
     ("BF16", "F16"): _bf16_to_f16,
     ("F32", "F16"): _f32_to_f16,
     ("F64", "F16"): _f32_to_f16,
@@ -127,12 +135,6 @@ CASTS: dict[tuple[str, str], Callable[[Any, Any], None]] = {
     ("F16", "F64"): _widen,
     ("F32", "F64"): _widen,
 }
-
-
-def _bf16_to_f64(source: U16, target: Array) -> None:
-    wide = np.empty(source.size, np.float32)
-    _bf16_to_f32(source, wide)
-    target[...] = wide
 
 
 def cast_into(source: Array, source_dtype: str, target: Array, target_dtype: str) -> None:

@@ -150,25 +150,12 @@ def _parse_header(path: Path, raw: bytes, size: int) -> tuple[dict[str, TensorIn
     return tensors, metadata
 
 
-class TensorFile:
-    """One .safetensors file, mapped and checked on opening.
+class MappedTensors:
+    """A mapped file of which parts are tensors; the base of the readers of file formats."""
 
-    Raises:
-        CheckpointError: missing, truncated or inconsistent; names the file and the reason.
-        ResourceError: not readable.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            with path.open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                length = _header_length(path, file.read(8), size)
-                self.tensors, self.metadata = _parse_header(path, file.read(length), size)
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except OSError as error:
-            raise read_error(path, error) from error
-        self.size = size
+    def __init__(self, path: Path, tensors: dict[str, TensorInfo], mapping: mmap.mmap) -> None:
+        self.path, self.tensors, self._map = path, tensors, mapping
+        self.size = len(mapping)
 
     def __contains__(self, name: str) -> bool:
         return name in self.tensors
@@ -192,6 +179,25 @@ class TensorFile:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.tensors)
+
+
+class TensorFile(MappedTensors):
+    """One .safetensors file, mapped and checked on opening.
+
+    Raises:
+        CheckpointError: missing, truncated or inconsistent; names the file and the reason.
+        ResourceError: not readable.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            with path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                length = _header_length(path, file.read(8), size)
+                tensors, self.metadata = _parse_header(path, file.read(length), size)
+                super().__init__(path, tensors, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        except OSError as error:
+            raise read_error(path, error) from error
 
 
 class TensorFolder:

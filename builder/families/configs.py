@@ -11,6 +11,36 @@ from common.errors import CheckpointError, UnsupportedModelError
 Config = dict[str, Any]
 HfConfig = Mapping[str, Any]
 
+# What transformers takes where a published config.json leaves a field out.
+DEFAULTS: Mapping[str, Config] = {
+    "llama": {"max_position_embeddings": 2048},
+    "mistral": {"num_key_value_heads": 8, "max_position_embeddings": 131072},
+    "mixtral": {
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-05,
+        "rope_theta": 1e6,
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+    },
+    "qwen2": {"num_key_value_heads": 32, "max_position_embeddings": 32768},
+    "qwen2_moe": {
+        "num_key_value_heads": 16,
+        "max_position_embeddings": 32768,
+        "num_experts": 60,
+        "num_experts_per_tok": 4,
+        "moe_intermediate_size": 1408,
+        "shared_expert_intermediate_size": 5632,
+    },
+    "qwen3": {"num_key_value_heads": 32, "max_position_embeddings": 32768, "head_dim": 128},
+    "qwen3_moe": {
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 32768,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "moe_intermediate_size": 768,
+    },
+}
 ROUND_VOCABULARY = 100
 BAICHUAN1_VOCABULARY, BAICHUAN2_VOCABULARY = 64000, 125696
 GLM4_VOCABULARY, GLM4_EPSILON = 151552, 1.5625e-07
@@ -45,7 +75,7 @@ def resolve_dtype(hf: HfConfig, layout: Layout) -> str:
 def _rope(hf: HfConfig, *, add_rope_type: bool) -> tuple[Any, Config | None]:
     """Base and scaling of the rotary embedding, from the fields of transformers 4 or 5."""
     both = dict(hf.get("rope_parameters") or {})
-    base = hf.get("rope_theta", both.pop("rope_theta", 10000.0))
+    base = both.pop("rope_theta", None) or given(hf, "rope_theta", 10000.0)
     scaling = hf.get("rope_scaling") or (both if both.get("rope_type", "default") != "default" else None)
     if not scaling:
         return base, None
@@ -138,6 +168,7 @@ def _common(hf: HfConfig, layout: Layout, **own: Any) -> Config:
 
 def llama_config(hf: HfConfig, layout: Layout, version: str) -> Config:
     """Llama, Yi, Mistral and Mixtral."""
+    hf = {**DEFAULTS[version], **hf}
     if hf.get("mlp_bias"):
         raise UnsupportedModelError(
             "mlp_bias is true.",
@@ -145,10 +176,8 @@ def llama_config(hf: HfConfig, layout: Layout, version: str) -> Config:
             hint="Serve this model with the PyTorch runtime: --runtime pytorch",
         )
     base, scaling = _rope(hf, add_rope_type=version == "llama")
-    experts = given(hf, "num_local_experts", 0) if version == "mixtral" else 0
+    experts = hf["num_local_experts"] if version == "mixtral" else 0
     own: Config = {"hidden_act": "swiglu"} if experts else {}
-    if version in ("mistral", "mixtral"):
-        own["num_key_value_heads"] = given(hf, "num_key_value_heads", 8)
     top_k = given(hf, "num_experts_per_tok", 2) if experts else 0
     return {
         "mlp_bias": False,
@@ -184,6 +213,7 @@ def _check_sparse_everywhere(hf: HfConfig) -> None:
 
 def qwen_config(hf: HfConfig, layout: Layout, version: str) -> Config:
     """Qwen 1 to 3, dense and mixture of experts; `version` is the qwen_type."""
+    hf = {**DEFAULTS.get(version, {}), **hf}
     is_first, has_experts = version == "qwen", version.endswith("_moe")
     own: Config = {}
     if is_first:

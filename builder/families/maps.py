@@ -42,7 +42,13 @@ class WeightMap:
     first: tuple[Entry, ...]
     layer: tuple[Entry, ...]
     last: tuple[Entry, ...]
-    ignored: tuple[str, ...] = ("*rotary_emb.inv_freq", "*rotary_pos_emb.inv_freq", "*.attn.masked_bias")
+    ignored: tuple[str, ...] = (
+        "*rotary_emb.*",
+        "*rotary_pos_emb.inv_freq",
+        "*.attn.masked_bias",
+        "*.future_mask",
+        "*.alibi_mask",
+    )
 
 
 Split = Callable[[Entry, Dims, Rank, int], Mosaic]
