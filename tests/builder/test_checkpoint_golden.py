@@ -24,13 +24,14 @@ def test_config_equals_upstream(case: Case) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_every_byte_equals_upstream_and_comes_back(case: Case, tmp_path: Path) -> None:
-    report = write_checkpoint(case.source, tmp_path, case.layout, model_type=case.model_type)
+    output = tmp_path / "output"
+    report = write_checkpoint(case.source, output, case.layout, model_type=case.model_type)
 
     assert {path.name for path in report.files} == {"config.json", *case.tensors}
-    assert {name: described(tmp_path / name) for name in case.tensors} == case.tensors
-    assert json.loads((tmp_path / "config.json").read_text()) == case.config
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(report.sha256)
-    _assert_restored(case, tmp_path)
+    assert {name: described(output / name) for name in case.tensors} == case.tensors
+    assert json.loads((output / "config.json").read_text()) == case.config
+    assert sorted(path.name for path in output.iterdir()) == sorted(report.sha256)
+    _assert_restored(case, output)
 
 
 def _assert_restored(case: Case, checkpoint: Path) -> None:
