@@ -1,0 +1,176 @@
+"""The real thing: convert, render, tritonserver, worker and proxy, through the command line, on free ports.
+
+`service` is one running service for the whole session; `installation` is a home folder for tests that start
+and stop by themselves. Packages, graphs and downloads are the checkout's, so only the first run makes them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.paths import SOURCE_ROOT
+from runtime.demo import DEMO_MODEL
+
+SHM = Path("/dev/shm")
+COMMAND_SECONDS = 240
+
+
+@dataclass(frozen=True)
+class Installation:
+    """A home folder, and the command line in it."""
+
+    home: Path
+    port: int
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, str(SOURCE_ROOT / "cli" / "__main__.py"), *arguments]
+
+    def spawn_environment(self) -> dict[str, str]:
+        return {**os.environ, "EW_HOME": str(self.home), **self.environment}
+
+    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*arguments),
+            env={**self.spawn_environment(), **environment},
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_SECONDS,
+            check=False,
+        )
+
+    def start(self, *options: str, model: str = DEMO_MODEL) -> dict[str, Any]:
+        """`ew start` until ready; returns its JSON document."""
+        done = self.run("start", "--model", model, "--port", str(self.port), "--json", *options)
+        assert done.returncode == 0, done.stdout + done.stderr
+        document: dict[str, Any] = json.loads(done.stdout)
+        return document
+
+    def status(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(self.run("status", "--json").stdout)
+        return document
+
+    def stop(self) -> None:
+        done = self.run("stop", "--json")
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def state(self) -> dict[str, Any]:
+        """run/service.json as it is on the disk."""
+        document: dict[str, Any] = json.loads((self.home / "run" / "service.json").read_text())
+        return document
+
+
+@dataclass(frozen=True)
+class RunningService:
+    """Addresses of a service that is up. `triton_grpc` is host:port."""
+
+    installation: Installation
+    model: str
+    url: str
+    api_key: str
+    triton_url: str
+    triton_grpc: str
+    metrics_url: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Content-Type": "application/json", "X-API-Key": self.api_key}
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def make_installation(home: Path) -> Installation:
+    """An empty home folder that shares packages and cache with the checkout."""
+    for name in ("models", ".cache"):
+        (SOURCE_ROOT / name).mkdir(exist_ok=True)
+        (home / name).symlink_to(SOURCE_ROOT / name)
+    return Installation(home, free_port())
+
+
+def left_behind(service_id: str) -> list[str]:
+    """Processes and shared memory that carry the mark of a service."""
+    mark = f"EW_SERVICE={service_id}".encode()
+    found = [str(region) for region in SHM.glob(f"ew-{service_id}-*")]
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if mark in environ.read_bytes().split(b"\0"):
+                found.append(environ.parent.name)
+        except OSError:  # gone meanwhile
+            continue
+    return found
+
+
+@pytest.fixture(scope="session")
+def prepared_model() -> str:
+    """The demo model's id, after download and conversion into the checkout's models/."""
+    home = Installation(SOURCE_ROOT, 0)
+    code = "from runtime import demo; demo.ensure_model(None, print)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=SOURCE_ROOT,
+        env={**home.spawn_environment(), "PYTHONPATH": str(SOURCE_ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return DEMO_MODEL
+
+
+@pytest.fixture
+def installation(tmp_path: Path, prepared_model: str) -> Iterator[Installation]:
+    """A home folder with the demo model configured; whatever runs in it is stopped at the end."""
+    made = make_installation(tmp_path)
+    configure(made)
+    yield made
+    made.run("stop", "--drain", "1")
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory, prepared_model: str) -> Iterator[RunningService]:
+    """The demo model, served; shared by all tests that don't stop it."""
+    installation = make_installation(tmp_path_factory.mktemp("service"))
+    configure(installation)
+    document = installation.start()
+    ports = document["ports"]
+    yield RunningService(
+        installation=installation,
+        model=prepared_model,
+        url=f"http://127.0.0.1:{ports['proxy']}",
+        api_key=Path(document["key_file"]).read_text().strip(),
+        triton_url=f"http://127.0.0.1:{ports['triton_http']}",
+        triton_grpc=f"127.0.0.1:{ports['triton_grpc']}",
+        metrics_url=f"http://127.0.0.1:{ports['triton_metrics']}/metrics",
+    )
+    service_id = installation.state()["service_id"]
+    installation.stop()
+    assert left_behind(service_id) == []
+
+
+def configure(installation: Installation, **settings: Any) -> None:
+    """deploy/config.json with the demo model in f32, other settings as given."""
+    entry = {
+        "engine": "cpu",
+        "model_path": f"models/{DEMO_MODEL}",
+        "max_input_len": 6144,
+        "max_output_len": 2048,
+        "precision": "exact",
+        **settings,
+    }
+    config = installation.home / "deploy" / "config.json"
+    config.parent.mkdir(exist_ok=True)
+    config.write_text(json.dumps({"models": {DEMO_MODEL: entry}}))

@@ -1,0 +1,249 @@
+"""The life of a service: start, refuse a second one, drain, stop, crash, foreground, failed start."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from runtime.processes import ProcessRef
+from tests.e2e.conftest import Installation, RunningService, configure, left_behind
+
+pytestmark = pytest.mark.e2e
+
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+
+
+def open_stream(service_url: str, key: str, model: str, max_tokens: int) -> http.client.HTTPResponse:
+    """A stream whose first event has been read."""
+    host, port = service_url.removeprefix("http://").split(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=60)
+    body = {
+        "modelId": model,
+        "prompt": "Count from one to one hundred.",
+        "maxTokens": max_tokens,
+        "minTokens": max_tokens,
+    }
+    connection.request("POST", "/api/v1/inference/stream", json.dumps(body), {"X-API-Key": key})
+    response = connection.getresponse()
+    assert response.status == 200
+    assert response.readline().startswith(b"data: ")
+    return response
+
+
+def test_status_shows_a_ready_service(service: RunningService) -> None:
+    done = service.installation.run("status", "--json")
+    status = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert status["state"] == "ready"
+    assert [model["state"] for model in status["models"]] == ["READY"]
+    roles = {process["role"] for process in status["processes"]}
+    assert {"triton", "proxy", "worker"} <= roles
+    assert all(process["alive"] and process["memory"] > 0 for process in status["processes"])
+
+
+def test_status_for_people_fits_a_terminal(service: RunningService) -> None:
+    done = service.installation.run("status", COLUMNS="100")
+    assert done.returncode == 0
+    assert "ready" in done.stdout and service.model in done.stdout
+    assert service.api_key not in done.stdout
+
+
+def test_a_second_start_says_what_is_running(service: RunningService) -> None:
+    done = service.installation.run("start", "--model", service.model, "--json")
+    error = json.loads(done.stdout)["error"]
+    assert done.returncode == 6
+    assert error["code"] == "already_running"
+    assert service.model in error["message"] and "./ew stop" in error["hint"]
+
+
+def test_tritonserver_listens_on_loopback_only(service: RunningService) -> None:
+    ports = service.installation.state()["ports"]
+    listening = [address.split(":") for table in ("tcp", "tcp6") for address in listeners(table)]
+    for name in ("triton_http", "triton_grpc", "triton_metrics"):
+        addresses = {address for address, port in listening if int(port, 16) == ports[name]}
+        assert addresses and addresses <= LOOPBACK, name
+
+
+def listeners(table: str) -> list[str]:
+    """ADDRESS:PORT in the kernel's hex of every listening socket."""
+    path = Path("/proc/net") / table
+    lines = path.read_text().splitlines()[1:] if path.exists() else []
+    return [line.split()[1] for line in lines if line.split()[3] == "0A"]
+
+
+def test_the_key_is_private_and_in_no_log_or_command_line(service: RunningService) -> None:
+    home = service.installation.home
+    for name in ("api_key", "keys.json"):
+        assert stat.S_IMODE((home / "run" / name).stat().st_mode) == 0o600
+    assert service.api_key not in (home / "run" / "keys.json").read_text()
+    open_stream(service.url, service.api_key, service.model, 2).read()
+    for log in (home / "logs").iterdir():
+        assert service.api_key not in log.read_text(errors="replace"), log.name
+    for process in service.installation.status()["processes"]:
+        assert service.api_key.encode() not in Path(f"/proc/{process['pid']}/cmdline").read_bytes()
+
+
+def test_logs_show_each_part(service: RunningService) -> None:
+    done = service.installation.run("logs", "-n", "400")
+    labels = {line.split(" | ")[0].strip() for line in done.stdout.splitlines() if " | " in line}
+    assert {"triton", "worker", "proxy"} <= labels
+    assert "successfully loaded" in service.installation.run("logs", "triton", "-n", "400").stdout
+
+
+def test_dry_run_prints_both_commands_and_starts_nothing(
+    installation: Installation, prepared_model: str
+) -> None:
+    done = installation.run(
+        "start", "--model", prepared_model, "--port", str(installation.port), "--dry-run", "--json"
+    )
+    commands = {command["name"]: command for command in json.loads(done.stdout)["commands"]}
+    assert done.returncode == 0
+    assert f"--load-model={prepared_model}" in commands["triton"]["command"]
+    assert "--http-address=127.0.0.1" in commands["triton"]["command"]
+    assert Path(commands["triton"]["command"][0]).is_file()
+    assert f"--port={installation.port}" in commands["proxy"]["command"]
+    assert not (installation.home / "run" / "service.json").exists()
+    assert list((installation.home / "run").glob("*")) == [] or not (installation.home / "run").exists()
+
+
+def test_a_taken_port_is_found_before_anything_starts(
+    installation: Installation, prepared_model: str
+) -> None:
+    with socket.create_server(("127.0.0.1", installation.port)):
+        done = installation.run(
+            "start", "--model", prepared_model, "--port", str(installation.port), "--json"
+        )
+    assert done.returncode == 8
+    assert json.loads(done.stdout)["error"]["code"] == "port_in_use"
+    assert not (installation.home / "run" / "service.json").exists()
+
+
+def test_stop_lets_a_stream_finish_and_leaves_nothing(
+    installation: Installation, prepared_model: str
+) -> None:
+    document = installation.start()
+    service_id = installation.state()["service_id"]
+    key = Path(document["key_file"]).read_text().strip()
+    stream = open_stream(f"http://127.0.0.1:{installation.port}", key, prepared_model, 60)
+    stopping = subprocess.Popen(installation.command("stop"), env=installation.spawn_environment())
+    events = stream.read().decode().split("\n\n")
+    assert events[-2] == "data: [DONE]"
+    assert json.loads(events[-3].removeprefix("data: "))["usage"]["completionTokens"] == 60
+    assert stopping.wait(60) == 0
+    assert left_behind(service_id) == []
+    for port in document["ports"].values():
+        socket.create_server(("127.0.0.1", port)).close()
+    assert installation.status() == {"state": "stopped"}
+
+
+def test_after_a_crash_status_tells_and_the_next_start_cleans_up(
+    installation: Installation, prepared_model: str
+) -> None:
+    first = installation.start()
+    crashed = installation.state()["service_id"]
+    os.kill(first["pids"]["triton"], signal.SIGKILL)
+    done = installation.run("status", "--json")
+    assert (done.returncode, json.loads(done.stdout)["state"]) == (6, "broken")
+    second = installation.start()
+    assert left_behind(crashed) == []
+    assert second["pids"]["proxy"] != first["pids"]["proxy"]
+    os.kill(second["pids"]["triton"], signal.SIGKILL)
+    os.kill(second["pids"]["proxy"], signal.SIGKILL)
+    installation.stop()
+    assert installation.status() == {"state": "stopped"}
+
+
+def test_foreground_shows_logs_and_ends_cleanly_on_sigterm(
+    installation: Installation, prepared_model: str
+) -> None:
+    with foreground(installation, prepared_model) as process:
+        service_id = installation.state()["service_id"]
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "triton | " in output and "proxy  | " in output
+    assert left_behind(service_id) == []
+
+
+def test_foreground_ends_with_an_error_when_a_part_dies(
+    installation: Installation, prepared_model: str
+) -> None:
+    with foreground(installation, prepared_model) as process:
+        state = installation.state()
+        os.kill(state["proxy"]["pid"], signal.SIGKILL)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 6
+    assert "proxy ended unexpectedly" in output
+    assert left_behind(state["service_id"]) == []
+
+
+def foreground(installation: Installation, model: str) -> subprocess.Popen[str]:
+    """A ready `ew start --foreground`; its stdout and stderr are one pipe."""
+    process = subprocess.Popen(
+        installation.command("start", "--model", model, "--port", str(installation.port), "--foreground"),
+        env=installation.spawn_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while installation.run("status").returncode != 0:
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+        time.sleep(0.2)
+    return process
+
+
+def test_a_start_that_fails_tells_why_and_leaves_nothing(
+    installation: Installation, prepared_model: str
+) -> None:
+    configure(installation, kv_cache_tokens=64)
+    done = installation.run("start", "--model", prepared_model, "--port", str(installation.port), "--json")
+    error = json.loads(done.stdout)["error"]
+    assert done.returncode == 6, done.stdout
+    assert error["code"] == "start_failed"
+    assert "kv_cache" in error["why"].lower() or "kv cache" in error["why"].lower()
+    assert not (installation.home / "run" / "service.json").exists()
+    assert installation.status() == {"state": "stopped"}
+
+
+def test_ctrl_c_while_starting_undoes_the_start(installation: Installation, prepared_model: str) -> None:
+    process = subprocess.Popen(
+        installation.command("start", "--model", prepared_model, "--port", str(installation.port)),
+        env=installation.spawn_environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    record = installation.home / "run" / "service.json"
+    deadline = time.monotonic() + 30
+    while not record.exists() or installation.state()["triton"] is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    state = installation.state()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped again" in errors
+    assert left_behind(state["service_id"]) == []
+    assert ProcessRef.of(state["triton"]["pid"]) is None
+    assert not record.exists()
+
+
+@pytest.mark.slow
+def test_twenty_cycles_leave_nothing(installation: Installation) -> None:
+    for _ in range(20):
+        document = installation.start()
+        service_id = installation.state()["service_id"]
+        with urllib.request.urlopen(f"{document['url']}/health/ready") as response:
+            assert response.status == 200
+        installation.stop()
+        assert left_behind(service_id) == []
