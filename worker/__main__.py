@@ -1,4 +1,4 @@
-"""`python -m worker --fd N --engine NAME --package DIR`: the process around one engine, started by the bridge."""
+"""`python -m worker --fd N --engine NAME --package DIR`: one engine in a process, started by the bridge."""
 
 from __future__ import annotations
 

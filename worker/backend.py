@@ -23,7 +23,7 @@ def install_backend(folder: Path) -> Path:
     """Make `folder` usable as tritonserver's `--backend-directory` and return it.
 
     It then serves `backend: "tensorrtllm"` with the bridge and `backend: "python"` with the Python backend of
-    the nvidia-pytriton wheel. Files already up to date stay as they are, so a running server is not disturbed.
+    the nvidia-pytriton wheel. Files that are up to date stay, so a running server is not disturbed.
 
     tritonserver needs, beside `--backend-directory=FOLDER`, the environment
     `LD_LIBRARY_PATH=<site-packages>/nvidia_pytriton.libs[:folder of libpython3.X.so.1.0]` and a `PATH` that
@@ -44,13 +44,10 @@ def install_backend(folder: Path) -> Path:
     python_backend = server / "backends" / "python"
     for source in BRIDGE_FILES:
         _copy(source, folder / "tensorrtllm" / source.name)
-    # Triton refuses a backend library that is a link out of the backend directory, so all of these are copies.
-    _copy(python_backend / "libtriton_python.so", folder / "python" / "libtriton_python.so")
-    _copy(
-        python_backend / "triton_python_backend_utils.py",
-        folder / "python" / "triton_python_backend_utils.py",
-    )
-    _copy(stub, folder / "python" / "triton_python_backend_stub")
+    # Copies, not links: Triton refuses a backend library that leads out of the backend directory.
+    names = ("libtriton_python.so", "triton_python_backend_utils.py")
+    for source in (stub, *(python_backend / name for name in names)):
+        _copy(source, folder / "python" / source.name)
     return folder
 
 

@@ -93,7 +93,7 @@ def _package(document: Mapping[str, Any], model_config: Mapping[str, Any], versi
     given = document.get("package") or (parameters.get("gpt_model_path") or {}).get("string_value")
     if not given or given.startswith("${"):
         raise SettingsError("Nothing says what to serve: set package in worker.json, or gpt_model_path.")
-    package = (version_folder / given).resolve()
+    package = Path(version_folder / str(given)).resolve()
     # gpt_model_path names the checkpoint inside the package.
     if package.name in ("checkpoint", "engine") and not (package / "checkpoint").is_dir():
         package = package.parent

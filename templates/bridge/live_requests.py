@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from array import array
@@ -53,10 +54,10 @@ class LiveRequest:
         self._lock = threading.Lock()
         self._arrival_ns = time.monotonic_ns()
         self._open = request.sequences
+        places = itertools.product(range(len(request.prompts)), range(request.num_return_sequences))
         self.sequences = [
-            Sequence(first_engine_id + number, prompt, number // copies, number % copies)
-            for copies in [request.num_return_sequences]
-            for number, prompt in enumerate(prompt for prompt in request.prompts for _ in range(copies))
+            Sequence(first_engine_id + number, request.prompts[row].copy(index), row, index)
+            for number, (row, index) in enumerate(places)
         ]
 
     def is_cancelled(self) -> bool:
@@ -94,8 +95,9 @@ class LiveRequest:
             log_probs = np.array(sequence.log_probs, dtype=np.float32)
             yield _value("cum_log_probs", sequence.cum_log_prob, np.float32)
             yield pb.Tensor("output_log_probs", log_probs.reshape(1, 1, -1))
-        if request.sequences > 1:
+        if len(request.prompts) > 1:
             yield _value("batch_index", sequence.batch_index, np.int32)
+        if request.num_return_sequences > 1:
             yield _value("sequence_index", sequence.sequence_index, np.int32)
         if request.num_input_tokens:
             yield _value("num_input_tokens", len(prompt.input_ids), np.int32)

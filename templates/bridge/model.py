@@ -1,7 +1,7 @@
 """The `tensorrt_llm` model inside Triton, for engines that are driven from Python.
 
 It turns Triton requests into messages to an engine worker of its own and the worker's answers into
-responses, at most one a request and engine step. It needs the standard library, numpy and the files beside it.
+responses, at most one a request and engine step. It needs numpy and the files beside it only.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -56,6 +57,9 @@ class TritonPythonModel:
                 _refuse(sender, error.status, str(error))
             except WorkerError as error:
                 _refuse(sender, Status.UNAVAILABLE, str(error))
+            except Exception as error:  # one request must not fail the others that came with it
+                pb.Logger.log_error(traceback.format_exc())
+                _refuse(sender, Status.INTERNAL, f"The bridge failed on this request: {error!r}")
 
     def finalize(self) -> None:
         self._bridge.close()
@@ -77,7 +81,7 @@ def _refuse(sender: Any, status: Status, message: str) -> None:
 
 
 class Bridge:
-    """Between Triton's requests and the worker: owns the engine ids, hears the worker, watches for cancels."""
+    """Between Triton's requests and the worker: owns the engine ids, hears the worker, sees cancels."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics

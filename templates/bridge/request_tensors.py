@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,7 @@ UNSUPPORTED_INPUTS = {
 NEUTRAL_VALUES = {"beam_width": 1, "runtime_top_p_decay": 1.0}
 UNSUPPORTED_WHEN_TRUE = ("return_context_logits", "return_generation_logits")
 MAX_SEQUENCES = 64
+SEED_MASK = (1 << 64) - 1
 
 
 class BadRequest(Exception):
@@ -65,6 +66,13 @@ class Prompt:
 
     input_ids: array[int]
     sampling: Sampling
+
+    def copy(self, sequence_index: int) -> Prompt:
+        """The prompt for one of several answers: with a seed, each draws from its own."""
+        seed = self.sampling.seed
+        if seed is None or sequence_index == 0:
+            return self
+        return replace(self, sampling=replace(self.sampling, seed=(seed + sequence_index) & SEED_MASK))
 
 
 @dataclass(frozen=True)

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import itertools
-import os
-import sys
 import time
 from array import array
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-# OpenVINO's Python package reports usage where this module can be imported; nothing here is reported.
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 import numpy as np
 import openvino as ov
 import openvino_genai as genai
 
 from common.errors import EngineError
+from worker.openvino.banning import BannedTokens
 from worker.openvino.cache import default_cache, graph_folder
 from worker.openvino.options import BLOCK_TOKENS, EngineOptions, kv_cache_blocks, limits
+from worker.openvino.sampling import generation_config
 from worker.openvino.spec import ModelSpec, read_config
-from worker.protocol import Finish, GenerationRequest, Ready, Refusal, Sampling, Status, Update
+from worker.protocol import Finish, GenerationRequest, Ready, Refusal, Status, Update
 from worker.serving import Load
 from worker.stopping import StopWords
 from worker.validate import Limits, RequestRefused
@@ -31,14 +27,41 @@ from worker.validate import Limits, RequestRefused
 MAX_BATCHED_TOKENS = 256
 
 
-@dataclass
 class _Running:
-    """A request inside the engine."""
+    """A request inside the engine. With bad words it runs in segments, see `banning`."""
 
-    request: GenerationRequest
-    handle: Any
-    stop_words: StopWords
-    scheduled_ns: int
+    def __init__(self, request: GenerationRequest) -> None:
+        sampling = request.sampling
+        self.request = request
+        self.request_id = request.request_id
+        self.generated = array("i")
+        self.scheduled_ns = time.monotonic_ns()
+        self.handle: Any = None
+        self._stop_words = StopWords(sampling.stop_words)
+        self._bans = BannedTokens(sampling, request.input_ids) if sampling.bad_words else None
+        self._banned = self._bans.next() if self._bans else None
+
+    def start_segment(self, pipeline: Any, engine_id: int, vocab_size: int) -> None:
+        """Give the engine the prompt and what has been generated. Raises RuntimeError when it refuses."""
+        config = generation_config(
+            self.request.sampling, vocab_size, generated=len(self.generated), banned=self._banned
+        )
+        tokens = np.array([*self.request.input_ids, *self.generated], dtype=np.int64)
+        self.handle = pipeline.add_request(engine_id, ov.Tensor(tokens[np.newaxis]), config)
+
+    def take(self, token: int) -> Finish:
+        """Count one more token in; why the request ends with it, if it does."""
+        self.generated.append(token)
+        if self._bans:
+            self._bans.append(token)
+        return Finish.STOP_WORDS if self._stop_words.ends_with(token) else Finish.NONE
+
+    def needs_new_segment(self) -> bool:
+        """Whether other tokens are barred from now on than in the running segment."""
+        before = self._banned
+        if self._bans:
+            self._banned = self._bans.next()
+        return self._banned != before
 
 
 class OpenVinoAdapter:
@@ -75,15 +98,15 @@ class OpenVinoAdapter:
         return self._load
 
     def submit(self, request: GenerationRequest) -> None:
-        input_ids = ov.Tensor(np.array(request.input_ids, dtype=np.int64)[np.newaxis])
+        running = _Running(request)
+        self._start(running)
+        self._running[request.request_id] = running
+
+    def _start(self, running: _Running) -> None:
         try:
-            config = generation_config(request.sampling, self._limits.vocab_size)
-            handle = self._pipeline.add_request(next(self._engine_ids), input_ids, config)
+            running.start_segment(self._pipeline, next(self._engine_ids), self._limits.vocab_size)
         except RuntimeError as error:
             raise RequestRefused(_reason(error), code="refused_by_engine") from error
-        self._running[request.request_id] = _Running(
-            request, handle, StopWords(request.sampling.stop_words), time.monotonic_ns()
-        )
 
     def cancel(self, request_id: int) -> None:
         running = self._running.pop(request_id, None)
@@ -104,31 +127,41 @@ class OpenVinoAdapter:
         tokens, log_probs, finish = array("i"), array("f"), Finish.NONE
         while finish == Finish.NONE and running.handle.can_read():
             for output in running.handle.read().values():
-                finish = self._take(running, output, tokens, log_probs)
-        request_id = running.request.request_id
+                finish = _take(running, output, tokens, log_probs)
         if finish == Finish.NONE and not tokens:
             if running.handle.get_status() == genai.GenerationStatus.RUNNING:
                 return None
-            del self._running[request_id]
-            return _no_room(request_id)
+            del self._running[running.request_id]
+            return _no_room(running.request_id)
         if finish != Finish.NONE:
-            del self._running[request_id]
+            self.cancel(running.request_id)
+        elif running.needs_new_segment() and (refusal := self._start_again(running)):
+            return refusal
         asked = running.request.sampling.log_probs
-        return Update(request_id, tokens, finish, log_probs if asked else None, running.scheduled_ns)
+        return Update(running.request_id, tokens, finish, log_probs if asked else None, running.scheduled_ns)
 
-    def _take(self, running: _Running, output: Any, tokens: array[int], log_probs: array[float]) -> Finish:
-        """Add the tokens of one output up to the end id (left out) or a stop word (kept)."""
-        end_id = running.request.sampling.end_id
-        for token, log_prob in zip(output.generated_ids, output.generated_log_probs, strict=True):
-            if token == end_id:
-                return Finish.END_ID
-            tokens.append(token)
-            log_probs.append(log_prob)
-            if running.stop_words.ends_with(token):
-                running.handle.cancel()
-                return Finish.STOP_WORDS
-        reason = output.finish_reason
-        return Finish.NONE if reason == genai.GenerationFinishReason.NONE else Finish.LENGTH
+    def _start_again(self, running: _Running) -> Refusal | None:
+        running.handle.cancel()
+        try:
+            self._start(running)
+        except RequestRefused as refused:
+            del self._running[running.request_id]
+            return Refusal(running.request_id, refused.status, refused.code, str(refused))
+        return None
+
+
+def _take(running: _Running, output: Any, tokens: array[int], log_probs: array[float]) -> Finish:
+    """Add the tokens of one output up to the end id (left out) or a stop word (kept)."""
+    for token, log_prob in zip(output.generated_ids, output.generated_log_probs, strict=True):
+        if token == running.request.sampling.end_id:
+            return Finish.END_ID
+        tokens.append(token)
+        log_probs.append(log_prob)
+        finish = running.take(token)
+        if finish != Finish.NONE:
+            return finish
+    ended = output.finish_reason != genai.GenerationFinishReason.NONE
+    return Finish.LENGTH if ended else Finish.NONE
 
 
 def _no_room(request_id: int) -> Refusal:
@@ -145,41 +178,6 @@ def _reason(error: RuntimeError) -> str:
     """The last line of an OpenVINO check, which says what was wrong; the first names a source file."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else "The engine refused the request."
-
-
-def generation_config(sampling: Sampling, vocab_size: int) -> Any:
-    """The engine's form of `sampling`, with the meaning that TensorRT-LLM's backend gives it.
-
-    Neither top_k nor top_p, top_k 1 or temperature 0 is greedy; top_k alone is top_k with top_p 1.
-    Without a seed every request draws its own.
-    """
-    config = genai.GenerationConfig()
-    config.max_new_tokens = sampling.max_tokens
-    config.min_new_tokens = sampling.min_tokens
-    config.ignore_eos = sampling.end_id is None
-    # The pipeline would look for an end id of the model's own if none were set.
-    config.set_eos_token_id(0 if sampling.end_id is None else sampling.end_id)
-    if sampling.end_id is None:
-        config.min_new_tokens = 0
-    config.logprobs = int(sampling.log_probs)
-    config.repetition_penalty = sampling.repetition_penalty or 1.0
-    config.presence_penalty = sampling.presence_penalty or 0.0
-    config.frequency_penalty = sampling.frequency_penalty or 0.0
-    _set_choice(config, sampling, vocab_size)
-    config.validate()
-    return config
-
-
-def _set_choice(config: Any, sampling: Sampling, vocab_size: int) -> None:
-    top_k, top_p = sampling.top_k or 0, max(sampling.top_p or 0.0, 0.0)
-    greedy = top_k == 1 or sampling.temperature == 0.0 or (top_k == 0 and top_p == 0.0)
-    config.do_sample = not greedy
-    if greedy:
-        return
-    config.temperature = 1.0 if sampling.temperature is None else sampling.temperature
-    config.top_p = top_p or 1.0
-    config.top_k = min(top_k, vocab_size) or vocab_size
-    config.rng_seed = int.from_bytes(os.urandom(8), "little") if sampling.seed is None else sampling.seed
 
 
 def load(package: Path, options: Mapping[str, Any]) -> OpenVinoAdapter:
