@@ -31,6 +31,7 @@ from proxy.http import (
 from proxy.keys import ApiKey
 from proxy.logs import configure_logging
 from proxy.native import InferenceRoute
+from proxy.openai_api.routes import openai_routes
 from proxy.service import Context, Service
 from proxy.settings import Settings
 
@@ -160,6 +161,7 @@ def routes(service: Service) -> list[Route]:
     return [
         Route("/api/v1/inference/stream", InferenceRoute(service, streams=True), methods=["POST"]),
         Route("/api/v1/inference", InferenceRoute(service, streams=False), methods=["POST"]),
+        *openai_routes(service),
         *control_routes(service),
     ]
 

@@ -31,6 +31,7 @@ class GenerationRequest:
     timeout: float | None = None
     priority: int | None = None
     trace_headers: bytes = b""
+    show_special: bool = False
 
     def for_engine(self) -> EngineRequest:
         return EngineRequest(
@@ -78,16 +79,21 @@ class Timings:
 
 
 class Generation:
-    """Iterate `texts()` once; then `finish_reason`, `completion_tokens` and `timings` are final."""
+    """Iterate `texts()` once; then `finish_reason`, `completion_tokens` and `timings` are final.
+
+    `token_ids` are kept where log probabilities were asked for.
+    """
 
     def __init__(self, client: TritonClient, request: GenerationRequest, arrived: float) -> None:
         self.request = request
         self.timings = Timings(arrived)
         self.completion_tokens = 0
+        self.token_ids: list[int] = []
         self.finish_reason: FinishReason = "error"
         self.stop_reason: str | None = None
         self._client = client
-        self._decoder = IncrementalDecoder(request.model.texts)
+        texts = request.model.special_texts if request.show_special else request.model.texts
+        self._decoder = IncrementalDecoder(texts)
         self._stops = StopMatcher(request.stop) if request.stop else None
         self._end_ids = frozenset(request.model.end_ids)
         self._stream = TokenStream(client, request.for_engine())
@@ -163,6 +169,8 @@ class Generation:
         self.timings.token(self._stream.received_at)
         if self._stops is None and self._end_ids.isdisjoint(ids):
             self.completion_tokens += len(ids)
+            if self.request.sampling.log_probs:
+                self.token_ids += ids
             return self._decoder.push(ids)
         return self._take_carefully(ids)
 
@@ -175,6 +183,7 @@ class Generation:
                 self._stream.end_soon()
                 break
             self.completion_tokens += 1
+            self.token_ids.append(token_id)
             text = self._decoder.push((token_id,))
             if self._stops is None:
                 parts.append(text)

@@ -112,6 +112,7 @@ async def send_bytes(send: Send, status: int, body: bytes, headers: Headers) -> 
 def error_document(error: EwError, request_id: str) -> dict[str, Any]:
     """One form for every API: ours (code, message, why, hint) and OpenAI's (type, param) together."""
     fields: dict[str, Any] = dict(error.as_dict())
+    fields["message"] = str(error)  # with the cause: many clients show nothing else
     fields["type"] = "invalid_request_error" if error.http_status < 500 else "server_error"
     fields["param"] = getattr(error, "field", None)
     return {"error": fields, "requestId": request_id}

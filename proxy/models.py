@@ -53,6 +53,11 @@ class ServedModel:
     def texts(self) -> TokenTexts:
         return TokenTexts(self.tokenizer)
 
+    @cached_property
+    def special_texts(self) -> TokenTexts:
+        """With special tokens shown, for models that mark tool calls with them."""
+        return TokenTexts(self.tokenizer, skip_special_tokens=False)
+
     def encode_chat(self, messages: list[dict[str, Any]], **variables: Any) -> list[int]:
         """Ids of a conversation.
 

@@ -10,14 +10,15 @@ class StopMatcher:
         self._stops = stops
         self._held = ""
         self.matched: str | None = None
+        self.after = ""
 
     def push(self, text: str) -> str:
-        """The text that is safe to show; after a match `matched` is set and no more text comes."""
+        """The text that is safe to show; after a match `matched` is set, and `after` is what follows it."""
         text = self._held + text
         found = self._first(text)
         if found is not None:
             position, self.matched = found
-            self._held = ""
+            self._held, self.after = "", text[position + len(self.matched) :]
             return text[:position]
         keep = max((_overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - keep :]

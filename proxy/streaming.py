@@ -53,7 +53,7 @@ async def stream(
         await asyncio.wait((opening,), timeout=header_hold)
         if opening.done():
             opening.result()
-            _refuse_empty_end(generation)
+            refuse_empty_end(generation)
         await send(_start(framing))
         await _write(generation, framing, opening, texts, send)
     finally:
@@ -75,8 +75,7 @@ async def _write(
     timings.added += timings.sent - timings.arrived
     try:
         text = await opening
-        if text or framing.begin():
-            await _send(send, framing.begin() + (framing.delta(text) if text else b""))
+        await _send(send, framing.begin() + (framing.delta(text) if text else b""))
         timings.added += perf_counter() - generation.received_at
         async for text in texts:
             await send({"type": "http.response.body", "body": framing.delta(text), "more_body": True})
@@ -104,7 +103,7 @@ async def whole_text(generation: Generation, receive: Receive) -> str:
         parts = [text async for text in generation.texts()]
     finally:
         watcher.cancel()
-    _refuse_empty_end(generation)
+    refuse_empty_end(generation)
     timings = generation.timings
     timings.added = perf_counter() - timings.last + timings.sent - timings.arrived
     return "".join(parts)
@@ -121,7 +120,7 @@ def early_end(generation: Generation) -> EwError:
     return Drained("The service is shutting down.", hint="Send the request again.")
 
 
-def _refuse_empty_end(generation: Generation) -> None:
+def refuse_empty_end(generation: Generation) -> None:
     """Ended early without a token: an HTTP error is more honest than an empty answer."""
     if generation.cause == "client_gone":
         raise ClientGone

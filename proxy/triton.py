@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import orjson
 
-from common.errors import EngineError, EwError, ServiceError
+from common.errors import EngineError, EwError, ServiceError, UsageError
 from proxy.upstream import ConnectionLost, Exchange, Pool
 
 ENGINE_SUFFIX = "-tensorrt_llm"
@@ -36,6 +36,7 @@ class Sampling:
     bad_words: tuple[tuple[int, ...], ...] = ()
     guide_type: str | None = None
     guide: str | None = None
+    token_bias: tuple[float, ...] = ()
 
     def tensors(self) -> dict[str, Any]:
         tensors: dict[str, Any] = {
@@ -45,6 +46,7 @@ class Sampling:
             "min_tokens": self.min_tokens,
             "return_log_probs": self.log_probs or None,
             "bad_words_list": words_list(self.bad_words) or None,
+            "embedding_bias": list(self.token_bias) or None,
             "guided_decoding_guide_type": self.guide_type,
             "guided_decoding_guide": self.guide,
             **self._choice(),
@@ -282,6 +284,12 @@ class TritonClient:
             )
 
 
+class EngineRefused(UsageError):
+    """The engine does not support something in the request, or finds it invalid."""
+
+    default_code = "refused_by_engine"
+
+
 def model_path(model_id: str) -> str:
     return f"/v2/models/{quote(model_id)}{ENGINE_SUFFIX}"
 
@@ -301,6 +309,10 @@ async def _http_error(exchange: Exchange, data: bytes) -> EwError:
             why=message,
             hint="./ew status shows which models are loaded.",
             code="model_not_ready",
+        )
+    if exchange.status in (400, 501):
+        return EngineRefused(
+            "The engine refuses this request.", why=message, hint="Leave out or change what it names."
         )
     return engine_error(message)
 

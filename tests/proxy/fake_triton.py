@@ -30,6 +30,7 @@ class Script:
     error: str = "the engine said no"
     decoupled: bool = True
     end_lag: float = 0.0
+    log_prob: float | None = None
 
 
 @dataclass
@@ -135,7 +136,7 @@ class FakeTriton:
             if script.kill_after == index:
                 writer.transport.abort()
                 raise ConnectionError
-            _event(writer, _response(body, group))
+            _event(writer, _response(body, group, script.log_prob))
             await writer.drain()
             if await _pause(script.pace, over):
                 break
@@ -154,9 +155,11 @@ async def _pause(seconds: float, over: asyncio.Event) -> bool:
     return over.is_set()
 
 
-def _response(body: Any, group: list[int]) -> dict[str, Any]:
+def _response(body: Any, group: list[int], log_prob: float | None) -> dict[str, Any]:
     ids: Any = group[0] if len(group) == 1 else group  # tritonserver unwraps a single value
+    log_probs = {} if log_prob is None else {"output_log_probs": [log_prob] * len(group)}
     return {
+        **log_probs,
         "id": body["id"],
         "model_name": "m-tensorrt_llm",
         "model_version": "1",

@@ -1,0 +1,118 @@
+"""Several generations answered as one: the choices of `n`, or the prompts of a list."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from common.errors import EwError
+from proxy.generation import Generation, is_whole
+from proxy.http import ClientGone, Receive, Send, watch
+from proxy.openai_api.framing import ChoiceWriter
+from proxy.streaming import NO_BUFFERING, early_end, refuse_empty_end
+
+EVENT_STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
+QUEUED_PIECES = 256
+
+
+async def texts_of_all(generations: list[Generation], receive: Receive) -> list[str]:
+    """All texts. One failure stops the others.
+
+    Raises:
+        EwError: a generation failed, or was stopped before its first token.
+        ClientGone: nobody is there any more.
+    """
+    watcher = asyncio.get_running_loop().create_task(watch(receive, lambda: _cancel(generations)))
+    try:
+        texts = await asyncio.gather(*(_text(generation) for generation in generations))
+    except EwError:
+        _cancel(generations)
+        raise
+    finally:
+        watcher.cancel()
+    for generation in generations:
+        refuse_empty_end(generation)
+    return texts
+
+
+async def stream_many(
+    choices: list[tuple[Generation, ChoiceWriter]],
+    receive: Receive,
+    send: Send,
+    end: Callable[[], bytes],
+    failure: Callable[[EwError], bytes],
+) -> None:
+    """Stream several choices in the order in which their texts come.
+
+    Raises:
+        EwError: a generation failed before anything was sent.
+        ClientGone: nobody is there any more.
+    """
+    generations = [generation for generation, _ in choices]
+    queue: asyncio.Queue[bytes | EwError | None] = asyncio.Queue(QUEUED_PIECES)
+    loop = asyncio.get_running_loop()
+    tasks = [loop.create_task(_produce(generation, writer, queue)) for generation, writer in choices]
+    watcher = loop.create_task(watch(receive, lambda: _cancel(generations)))
+    try:
+        await _consume(queue, len(tasks), send, end, failure)
+    finally:
+        watcher.cancel()
+        _cancel(generations)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    if any(generation.cause == "client_gone" for generation in generations):
+        raise ClientGone
+
+
+async def _produce(
+    generation: Generation, writer: ChoiceWriter, queue: asyncio.Queue[bytes | EwError | None]
+) -> None:
+    try:
+        opening = writer.begin()
+        async for text in generation.texts():
+            await queue.put(opening + writer.delta(text))
+            opening = b""
+        await queue.put(opening + writer.end() if is_whole(generation) else early_end(generation))
+    except EwError as error:
+        await queue.put(error)
+    await queue.put(None)
+
+
+async def _consume(
+    queue: asyncio.Queue[bytes | EwError | None],
+    running: int,
+    send: Send,
+    end: Callable[[], bytes],
+    failure: Callable[[EwError], bytes],
+) -> None:
+    started = False
+    while running:
+        piece = await queue.get()
+        if piece is None:
+            running -= 1
+            continue
+        if isinstance(piece, EwError):
+            if not started:
+                raise piece
+            await _send(send, failure(piece), last=True)
+            return
+        if not started:
+            started = True
+            headers = [EVENT_STREAM, *NO_BUFFERING]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await _send(send, piece)
+    await _send(send, end(), last=True)
+
+
+async def _text(generation: Generation) -> str:
+    return "".join([text async for text in generation.texts()])
+
+
+def _cancel(generations: list[Generation]) -> None:
+    for generation in generations:
+        generation.cancel("client_gone")
+
+
+async def _send(send: Send, body: bytes, *, last: bool = False) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": not last})
