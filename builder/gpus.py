@@ -45,6 +45,9 @@ class Gpu:
         return next((name for low, name in _GENERATIONS if self.sm is not None and self.sm >= low), "unknown")
 
 
+# lowest compute capability, times ten, of number types that not every supported GPU has
+LOWEST_SM = {"bfloat16": 80, "fp8": 89, "w4a8_awq": 89, "nvfp4": 100}
+REFUSED_ON_BLACKWELL = ("int8_sq", "int4_awq", "w4a8_awq")
 _GENERATIONS = (
     (100, "Blackwell"),
     (90, "Hopper"),
@@ -140,13 +143,11 @@ def number_type_problem(kind: str, gpu: Gpu) -> str | None:
     if sm is None:
         return None
     if sm < 75:
-        return f"{gpu.name} ({gpu.generation}) lost its TensorRT-LLM support in 0.16"
-    lowest = {"bfloat16": 80, "fp8": 89, "w4a8_awq": 89, "nvfp4": 100, "int8_sq": 75, "int4_awq": 75}.get(
-        kind, 0
-    )
+        return f"{gpu.name} ({gpu.generation}) lost its TensorRT-LLM support in 0.16."
+    lowest = LOWEST_SM.get(kind, 0)
     if sm < lowest:
-        needed = f"compute capability {lowest // 10}.{lowest % 10}"
-        return f"{kind} needs {needed}; {gpu.name} has {gpu.compute_capability}"
-    if kind in ("int8_sq", "int4_awq", "w4a8_awq") and 100 <= sm < 120:
-        return f"the engine builder refuses {kind} on Blackwell (compute capability 10.x and 11.x)"
+        needed = f"{lowest // 10}.{lowest % 10}"
+        return f"{gpu.name} has compute capability {gpu.compute_capability}; {kind} needs {needed}."
+    if kind in REFUSED_ON_BLACKWELL and 100 <= sm < 120:
+        return f"{gpu.name} is a Blackwell GPU, for which the engine builder refuses {kind}."
     return None

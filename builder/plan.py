@@ -221,7 +221,7 @@ def _shape_problems(shape: ModelShape, layout: Layout, sizes: Sizes) -> tuple[li
 def _gpu_problems(gpu: Gpu, dtype: str, quantization: str | None) -> list[str]:
     kinds = [dtype, *([quantization] if quantization else [])]
     found = (number_type_problem(kind, gpu) for kind in kinds)
-    return [f"{problem[0].upper()}{problem[1:]}." for problem in dict.fromkeys(found) if problem]
+    return [problem for problem in dict.fromkeys(found) if problem]
 
 
 def _memory_problems(gpu: Gpu, fit: list[Figure], sizes: Sizes) -> list[str]:

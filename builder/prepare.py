@@ -150,9 +150,9 @@ def _refuse_misfit(plan: Plan, request: ConvertRequest) -> None:
     if plan.fits or request.stage == "plan":
         return
     raise ResourceError(
-        "The plan does not work out.",
+        f"{request.model} cannot be served as asked.",
         why=" ".join(plan.problems),
-        hint="See all figures with: ew plan --model MODEL. Another split, dtype or length may fit.",
+        hint=f"For every figure run: ew plan --model {request.model}. Another split or length may fit.",
         code="plan_does_not_fit",
     )
 
