@@ -16,12 +16,12 @@ import numpy as np
 
 from builder.families import Layout, read_dims, trtllm_config, weight_map
 from builder.families.layout import STORED_NAMES
-from builder.families.placement import PADDING
-from builder.shard import ShardPlan, rank_targets, source_shapes
+from builder.families.placement import PADDING, Block
+from builder.shard import HEAD, ShardPlan, Target, rank_targets, source_shapes
 from builder.sources import Source
 from builder.writer import Progress, fill
 from common.atomic import write_json
-from common.casts import STORED, Array
+from common.casts import Array
 from common.errors import CheckpointError
 from common.tensors import TensorFile, read_error, write_error
 
@@ -147,23 +147,41 @@ def restore_checkpoint(checkpoint: Path) -> Iterator[tuple[str, Array]]:
     config = read_config(checkpoint)
     layout, dims, weights = _layout_of(config), read_dims(config), weight_map(config)
     shapes = source_shapes(weights, dims)
-    pieces: dict[str, list[tuple[TensorFile, str, int, Any]]] = {}
+    found: dict[str, list[_Found]] = {}
     for rank in layout.ranks():
         file = TensorFile(checkpoint / f"rank{rank.index}.safetensors")
         for target in rank_targets(weights, dims, rank, STORED_NAMES[config["dtype"]]):
-            row = 0
-            for block in target.mosaic.blocks:
-                if block.source != PADDING:
-                    pieces.setdefault(block.source, []).append((file, target.name, row, block))
-                row += block.height
-    for name, parts in pieces.items():
+            if not (dims.tied and target.name == HEAD):
+                _collect(found, file, target)
+    for name, parts in found.items():
         yield name, _joined(shapes[name], parts)
 
 
-def _joined(shape: tuple[int, ...], parts: list[tuple[TensorFile, str, int, Any]]) -> Array:
-    first = parts[0][0].tensors[parts[0][1]]
-    whole = np.empty((shape[0], shape[1] if len(shape) == 2 else 1), STORED[first.dtype])
-    for file, target, row, block in parts:
-        rows = file.view(target).reshape(-1, block.width)[row : row + block.height]
-        whole[slice(*block.rows), slice(*block.columns)] = rows
+@dataclass(frozen=True)
+class _Found:
+    """A block of a source tensor inside a rank's tensor; `row` is its first row there."""
+
+    file: TensorFile
+    tensor: str
+    row: int
+    block: Block
+
+    @property
+    def values(self) -> Array:
+        rows = self.file.view(self.tensor).reshape(-1, self.block.width)
+        return rows[self.row : self.row + self.block.height]
+
+
+def _collect(found: dict[str, list[_Found]], file: TensorFile, target: Target) -> None:
+    row = 0
+    for block in target.mosaic.blocks:
+        if block.source != PADDING:
+            found.setdefault(block.source, []).append(_Found(file, target.name, row, block))
+        row += block.height
+
+
+def _joined(shape: tuple[int, ...], parts: list[_Found]) -> Array:
+    whole = np.empty((shape[0], shape[1] if len(shape) == 2 else 1), parts[0].values.dtype)
+    for part in parts:
+        whole[slice(*part.block.rows), slice(*part.block.columns)] = part.values
     return whole.reshape(shape)

@@ -205,9 +205,10 @@ class ShardPlan:
         return self._aliases.get(block.source, block.source)
 
     def _place(self, target: Target) -> tuple[int, int]:
-        """Where the first source of a target lies; files written in this order are written front to back."""
-        first = next(block for block in target.mosaic.blocks if block.source != PADDING)
-        return self.source.place(self._real(first))
+        """Where a target's first source lies: files in this order are written front to back, padding last."""
+        sources = (block for block in target.mosaic.blocks if block.source != PADDING)
+        first = next(sources, None)
+        return self.source.place(self._real(first)) if first else (len(self.source.files), 0)
 
     def _rank_file(self, weights: WeightMap, dims: Dims, rank: Rank, dtype: str) -> RankFile:
         targets = sorted(rank_targets(weights, dims, rank, dtype), key=self._place)
