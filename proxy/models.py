@@ -19,6 +19,8 @@ from proxy.chat import ChatTemplate, load_chat_template, special_tokens
 
 log = logging.getLogger("proxy.models")
 
+UNLIMITED = 1 << 30
+
 
 @dataclass(frozen=True)
 class GenerationDefaults:
@@ -47,7 +49,7 @@ class ServedModel:
         self.end_ids = _end_ids(generation, self._id(tokens.get("eos_token")))
         self.pad_id = self._id(tokens.get("pad_token"))
         self.defaults = _defaults(generation)
-        self.context = _context(package)
+        self.context = min(_context(package), config.kv_cache_tokens or UNLIMITED)
 
     @cached_property
     def texts(self) -> TokenTexts:
@@ -84,8 +86,10 @@ class ServedModel:
         return ids
 
     def encode_words(self, words: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
-        encoded = (self.tokenizer.encode(word, add_special_tokens=False).ids for word in words)
-        return tuple(tuple(ids) for ids in encoded if ids)
+        """Ids of each word, as it stands at the beginning and within a text (after a space)."""
+        forms = (form for word in words for form in (word, f" {word}"))
+        encoded = (tuple(self.tokenizer.encode(form, add_special_tokens=False).ids) for form in forms)
+        return tuple(dict.fromkeys(ids for ids in encoded if ids))
 
     def output_limit(self, prompt_tokens: int, asked: int | None) -> int:
         """How many tokens may be generated after a prompt.
@@ -218,4 +222,4 @@ def _context(package: Path) -> int:
         config = config.get("pretrained_config", config)
         if isinstance(config.get("max_position_embeddings"), int):
             return int(config["max_position_embeddings"])
-    return 1 << 30
+    return UNLIMITED

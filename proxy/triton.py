@@ -318,7 +318,7 @@ async def _http_error(exchange: Exchange, data: bytes) -> EwError:
 
 
 def _message(body: bytes) -> str:
-    try:
-        return str(orjson.loads(body)["error"])
+    try:  # generate_stream writes even these errors as an event
+        return str(orjson.loads(body.strip().removeprefix(b"data: "))["error"])
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return body[:200].decode("utf-8", "replace")

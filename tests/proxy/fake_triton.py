@@ -101,7 +101,7 @@ class FakeTriton:
         watcher = asyncio.ensure_future(self._watch(body["id"], reader))
         try:
             if script.status != 200:
-                await _plain(writer, script.status, {"error": script.error})
+                await _plain(writer, script.status, {"error": script.error}, b"data: %s\n\n")
                 return
             await self._emit(script, body, writer, over)
         except ConnectionError:
@@ -173,8 +173,8 @@ def _event(writer: asyncio.StreamWriter, document: Any) -> None:
     writer.write(b"%x\r\n%s\r\n" % (len(data), data))
 
 
-async def _plain(writer: asyncio.StreamWriter, status: int, document: Any) -> None:
-    data = json.dumps(document).encode()
+async def _plain(writer: asyncio.StreamWriter, status: int, document: Any, form: bytes = b"%s") -> None:
+    data = form % json.dumps(document).encode()
     head = HEAD.format(status=status, kind="application/json") + f"Content-Length: {len(data)}\r\n\r\n"
     writer.write(head.encode() + data)
     await writer.drain()
