@@ -9,6 +9,7 @@ import click
 # verb -> (module, one line for the overview); the module defines `command`
 VERBS: dict[str, tuple[str, str]] = {
     "setup": ("cli.setup", "Make or repair an engine's environment."),
+    "env": ("cli.env", "List, show and remove the engines' environments."),
     "demo": ("cli.demo", "Set up, convert, render, serve and stream one answer."),
     "plan": ("cli.plan", "What a model needs and what fits, before any byte moves."),
     "convert-trt": ("cli.convert_trt", "Hugging Face checkpoint -> TensorRT-LLM package."),
@@ -18,6 +19,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "stop": ("cli.stop", "Drain and stop the service."),
     "status": ("cli.status", "What is running, where and how well."),
     "logs": ("cli.logs", "Show or follow the service's logs."),
+    "doctor": ("cli.doctor", "What is wrong here, why, and what to type."),
     "test": ("cli.test", "Run the project's tests."),
 }
 

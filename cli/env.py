@@ -1,0 +1,69 @@
+"""`ew env`: the engines' environments."""
+
+from __future__ import annotations
+
+import click
+
+from cli.output import emit, json_option, report_errors, say
+from runtime.environments import registry
+from runtime.environments.registry import Environment
+
+
+@click.group("env")
+def command() -> None:
+    """List, show and remove the engines' environments.
+
+    \b
+    Examples:
+      ./ew env list
+      ./ew env show ew-trt
+      ./ew env remove ew-vllm
+    """
+
+
+@command.command("list")
+@json_option
+@report_errors
+def list_(as_json: bool) -> None:
+    """All environments and whether they can be used."""
+    found = registry.all_environments()
+    lines = [line(environment) for environment in found] or ["No environments but the base one."]
+    emit([environment.as_dict() for environment in found], as_json=as_json, text="\n".join(lines))
+
+
+@command.command("show")
+@click.argument("name")
+@json_option
+@report_errors
+def show(name: str, as_json: bool) -> None:
+    """One environment: where it is, what is in it, what is wrong with it."""
+    environment = registry.get(name)
+    document = {**environment.as_dict(), "bytes": registry.size(environment)}
+    shown = [
+        f"{key}: {value}" for key, value in document.items() if value and key not in ("packages", "digest")
+    ]
+    packages = [f"  {package} {version}" for package, version in environment.packages.items()]
+    emit(document, as_json=as_json, text="\n".join([*shown, *packages]))
+
+
+@command.command("remove")
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+@report_errors
+def remove(name: str, yes: bool, as_json: bool) -> None:
+    """Remove an environment from the disk; a container's image and a system Python stay."""
+    environment = registry.get(name)
+    if not yes and not as_json:
+        click.confirm(f"Remove the {environment.engine} environment {name}?", abort=True)
+    ran = registry.remove(environment)
+    if ran:
+        say(" ".join(ran), as_json=as_json)
+    emit({"removed": name, "command": ran}, as_json=as_json, text=f"Removed {name}.")
+
+
+def line(environment: Environment) -> str:
+    state, problem = registry.judge(environment)
+    version = environment.version or "locked"
+    kind = f"{environment.engine} {version} ({environment.manager})"
+    return f"{environment.name:<20} {kind:<36} {state:<10} {problem}".rstrip()

@@ -1,0 +1,96 @@
+"""Checks of what is configured, packaged and running."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+
+from builder.package import load_package
+from common.config import DeployConfig, load_config
+from common.errors import ConfigError, EwError, PackageError
+from common.paths import home
+from runtime import logs, ports, status
+from runtime.doctor import logbook
+from runtime.doctor.catalog import found
+from runtime.doctor.finding import Finding
+
+DEFAULT_PORT = 8080
+KEY_FILES = ("keys.json", "api_key")
+
+
+def check_project() -> Iterator[Finding]:
+    """deploy/config.json and the packages it names."""
+    if not home().config.exists():
+        return
+    try:
+        config = load_config(home().config)
+    except ConfigError as error:
+        yield found("config_invalid", str(error), where=str(home().config))
+        return
+    yield from _packages(config)
+
+
+def check_service() -> Iterator[Finding]:
+    """The recorded service, its models and the key files."""
+    yield from _key_files()
+    seen = status.status()
+    if seen["state"] == "stopped":
+        if not ports.is_free(DEFAULT_PORT):
+            yield found("port_taken", f"port {DEFAULT_PORT}")
+    elif seen["state"] == "stale":
+        yield found("service_stale", ", ".join(model["model"] for model in seen["models"]))
+    elif seen["state"] == "broken":
+        yield found("service_broken", "; ".join(seen["last_errors"].values()))
+    elif seen["state"] == "ready":
+        yield from _running(seen)
+
+
+def check_logs() -> Iterator[Finding]:
+    """What the logs of the running or last service say.
+
+    After a clean start they hold only requests' errors; after a failed one, its cause.
+    """
+    for name in logs.LOGS:
+        path = logs.log_path(name)
+        if path.is_file():
+            yield from logbook.explain_file(path)
+
+
+def service_state() -> str:
+    try:
+        return str(status.status()["state"])
+    except EwError:
+        return "unreadable"
+
+
+def _packages(config: DeployConfig) -> Iterator[Finding]:
+    for model_id, model in config.models.items():
+        try:
+            package = load_package(home().resolve(model.model_path))
+        except PackageError as error:
+            yield found("package_unusable", str(error), where=f"models.{model_id}", fix=error.hint)
+            continue
+        if package.manifest.engine.state == "pending" and model.engine == "cuda-trt":
+            command = " ".join(package.manifest.engine.command)
+            yield found(
+                "engine_pending",
+                package.manifest.engine.reason,
+                where=f"models.{model_id}",
+                command=command,
+            )
+
+
+def _running(seen: dict[str, object]) -> Iterator[Finding]:
+    models: list[dict[str, str]] = seen["models"]  # type: ignore[assignment]
+    for model in models:
+        if model["state"] != "READY":
+            yield found("model_not_ready", model["state"], where=model["model"])
+    if not seen["proxy_ready"]:
+        yield found("proxy_not_ready", str(seen["url"]))
+
+
+def _key_files() -> Iterator[Finding]:
+    for name in KEY_FILES:
+        path = home().run / name
+        if path.exists() and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            yield found("key_file_open", oct(path.stat().st_mode & 0o777), where=str(path))
