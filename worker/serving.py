@@ -78,10 +78,20 @@ class Connection:
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
         self._lock = threading.Lock()
+        self._closed = threading.Event()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the bridge has gone."""
+        return self._closed.is_set()
 
     def send(self, data: bytes) -> None:
-        with self._lock:
-            self._socket.sendall(data)
+        """Send a frame; without a bridge there is nobody to send it to."""
+        try:
+            with self._lock:
+                self._socket.sendall(data)
+        except ConnectionError:
+            self._closed.set()
 
     def receive_forever(self, handle: Callable[[FrameType, bytes], None]) -> None:
         """Return when the bridge has closed its end."""
@@ -89,6 +99,7 @@ class Connection:
         while data := self._receive():
             for kind, payload in reader.feed(data):
                 handle(kind, payload)
+        self._closed.set()
 
     def _receive(self) -> bytes:
         try:
@@ -151,11 +162,11 @@ class Server:
         self._live: set[int] = set()
 
     def serve_forever(self) -> None:
-        """Step while there is work. An exception of the engine ends every request and leaves this loop."""
+        """Step while there is work and a bridge. An exception of the engine ends every request."""
         self._connection.send(protocol.encode_ready(self._adapter.ready))
         threading.Thread(target=self._report_stats, name="stats", daemon=True).start()
         try:
-            while True:
+            while not self._connection.closed:
                 self._take_messages()
                 if self._adapter.busy:
                     self._step()
@@ -209,7 +220,7 @@ class Server:
         """Send the engine's state when it changes, and now and then as a sign of life."""
         last, last_sent = Stats(), 0.0
         tokens, measured = 0, time.monotonic()
-        while True:
+        while not self._connection.closed:
             time.sleep(STATS_PERIOD_S)
             now = time.monotonic()
             stats = self._stats(last.tokens_per_second)

@@ -193,7 +193,8 @@ def load(package: Path, options: Mapping[str, Any]) -> OpenVinoAdapter:
     settings = EngineOptions.parse(options)
     checkpoint = package / "checkpoint"
     spec = read_config(checkpoint)
-    folder = graph_folder(checkpoint, settings.precision, default_cache())
+    window = settings.max_attention_window_size
+    folder = graph_folder(checkpoint, settings.precision, window, default_cache())
     blocks = kv_cache_blocks(spec, settings)
     bounds = limits(spec, settings, blocks * BLOCK_TOKENS)
     ready = Ready(

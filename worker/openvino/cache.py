@@ -15,26 +15,29 @@ MODEL_FILE = "openvino_model.xml"
 CODE_FOLDER = Path(__file__).resolve().parent
 
 
-def graph_folder(checkpoint: Path, precision: str, cache: Path) -> Path:
+def graph_folder(checkpoint: Path, precision: str, window: int | None, cache: Path) -> Path:
     """The folder with the OpenVINO model of `checkpoint` at `precision`; builds it when it is not there.
+
+    `window` is the sliding attention window in tokens, None for full attention.
 
     Raises:
         CheckpointError: not a TRT-LLM checkpoint, or incomplete.
         UnsupportedModelError: the cpu engine cannot compute this model.
     """
     place = cache / "openvino" / hashlib.sha256(str(checkpoint.resolve()).encode()).hexdigest()[:16]
-    folder = place / f"{precision}-{_digest(checkpoint)}"
+    kind = precision if window is None else f"{precision}-window{window}"
+    folder = place / f"{kind}-{_digest(checkpoint)}"
     if not (folder / MODEL_FILE).is_file():
-        _build(checkpoint, precision, folder)
-        _forget_older(folder, precision)
+        _build(checkpoint, precision, window, folder)
+        _forget_older(folder, kind)
     return folder
 
 
-def _build(checkpoint: Path, precision: str, folder: Path) -> None:
+def _build(checkpoint: Path, precision: str, window: int | None, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".building-"))
     try:
-        write_ir(checkpoint, fresh, precision)
+        write_ir(checkpoint, fresh, precision, window)
         fresh.rename(folder)
     except OSError:
         # Another worker may have finished the same graph first.
@@ -44,9 +47,9 @@ def _build(checkpoint: Path, precision: str, folder: Path) -> None:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _forget_older(folder: Path, precision: str) -> None:
+def _forget_older(folder: Path, kind: str) -> None:
     """Graphs of the same checkpoint folder before it changed; running workers keep what they have mapped."""
-    for other in folder.parent.glob(f"{precision}-*"):
+    for other in folder.parent.glob(f"{kind}-{24 * '[0-9a-f]'}"):
         if other != folder:
             shutil.rmtree(other, ignore_errors=True)
 

@@ -22,7 +22,10 @@ QUANTIZED_KV_OVERHEAD_BYTES = 8
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """The `options` of worker.json. None means: from the model, or from the machine."""
+    """The `options` of worker.json. None means: from the model, or from the machine.
+
+    `max_attention_window_size` is the sliding window in tokens, which a TRT-LLM checkpoint does not carry.
+    """
 
     precision: str = "fast"
     kv_cache_tokens: int | None = None
@@ -30,6 +33,7 @@ class EngineOptions:
     max_input_len: int | None = None
     max_output_len: int | None = None
     threads: int | None = None
+    max_attention_window_size: int | None = None
 
     @classmethod
     def parse(cls, document: Mapping[str, Any]) -> EngineOptions:
