@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -181,16 +182,38 @@ def fill(plan: ShardPlan, output: Path, *, workers: int, resume: bool, progress:
         folder.mkdir(parents=True, exist_ok=True)
         journal = Journal(folder / "journal", plan.digest, resume=resume and _can_go_on(folder, plan.files))
         try:
+            _check_space(plan, folder)
             reused = _fill(plan, folder, journal, workers, progress)
-            for file in plan.files:
-                (folder / file.name).replace(output / file.name)
-            (folder / "journal").unlink()
-            folder.rmdir()
+            _publish(plan, folder, output)
         finally:
             journal.close()
     except OSError as error:
         raise write_error(Path(error.filename or output), error) from error
     return reused
+
+
+def _check_space(plan: ShardPlan, folder: Path) -> None:
+    """Raise before the first byte when the disk cannot hold what is still missing."""
+    present = [folder / file.name for file in plan.files if (folder / file.name).is_file()]
+    needed = plan.total_bytes - sum(path.stat().st_blocks * 512 for path in present)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise ResourceError(
+            f"The checkpoint needs {needed / 1e9:.2f} GB more; {folder.parent} has {free / 1e9:.2f} GB free.",
+            hint="Free space, or choose an output folder on another disk.",
+            code="disk_full",
+        )
+
+
+def _publish(plan: ShardPlan, folder: Path, output: Path) -> None:
+    """Move the finished rank files to their place; those of an earlier, larger layout go."""
+    for file in plan.files:
+        (folder / file.name).replace(output / file.name)
+    names = {file.name for file in plan.files}
+    for path in output.glob("rank*.safetensors"):
+        if path.name not in names:
+            path.unlink()
+    shutil.rmtree(folder)
 
 
 def _fill(plan: ShardPlan, folder: Path, journal: Journal, workers: int, progress: Progress | None) -> int:
