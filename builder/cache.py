@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from builder.inspect import Inspection
-from builder.manifest import MANIFEST_NAME, Source
-from builder.package import CHECKPOINT, Package, load_package
+from builder.manifest import MANIFEST_NAME, FileEntry, Source
+from builder.package import Package, load_package
 from builder.workspace import hold
 from common import atomic
 from common.errors import EwError
@@ -34,7 +34,7 @@ def content_key(**parts: Any) -> str:
 
 
 class PackageIndex:
-    """Where the finished packages of each checkpoint key are. A missing or broken entry is only a miss."""
+    """Where the packages of each checkpoint and engine key are. A missing or broken entry is only a miss."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -54,7 +54,13 @@ class PackageIndex:
 
     def find(self, key: str, inspection: Inspection) -> Package | None:
         """A whole, untouched package with this key from this very source, or None."""
-        return next((package for package in self._candidates(key) if is_from(package, inspection)), None)
+        equal = (package for package in self._whole(key) if package.manifest.keys.checkpoint == key)
+        return next((package for package in equal if is_from(package, inspection)), None)
+
+    def find_engine(self, key: str) -> Package | None:
+        """A whole, untouched package whose engine has this key, or None."""
+        found = (package for package in self._whole(key) if package.manifest.keys.engine == key)
+        return next(found, None)
 
     @contextlib.contextmanager
     def converting(self, key: str, on_wait: Callable[[], None]) -> Iterator[None]:
@@ -67,11 +73,11 @@ class PackageIndex:
         with hold(self.folder / f"{key}.lock", on_wait):
             yield
 
-    def _candidates(self, key: str) -> Iterator[Package]:
+    def _whole(self, key: str) -> Iterator[Package]:
         for place in self.places(key):
             with contextlib.suppress(EwError, OSError):
                 package = load_package(place)
-                if package.manifest.keys.checkpoint == key and untouched(package):
+                if untouched(package):
                     yield package
 
     def _entry(self, key: str) -> Path:
@@ -122,14 +128,20 @@ def _equal(first: Path, second: Path) -> bool:
                 return True
 
 
-def link_checkpoint(package: Package, target: Path) -> None:
-    """Put the checkpoint of another package into `target` without converting: hard links, else copies."""
-    folder = target / CHECKPOINT
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in package.manifest.files:
-        if name.startswith(f"{CHECKPOINT}/"):
-            _link(package.folder / name, target / name)
-    atomic.sync_folder(folder)
+def link_part(package: Package, part: str, target: Path) -> dict[str, FileEntry]:
+    """Put `part` of another package into the folder `target`: hard links, else copies.
+
+    Returns:
+        The entries of its files, named as in the manifest.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    entries = {name: entry for name, entry in package.manifest.files.items() if name.startswith(f"{part}/")}
+    for name in entries:
+        destination = target / Path(name).relative_to(part)
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        _link(package.folder / name, destination)
+    atomic.sync_folder(target)
+    return entries
 
 
 def _link(source: Path, target: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from builder import cache
 from builder.checkpoint import write_checkpoint
-from builder.engine import make_engine, outlook
+from builder.engine import next_engine, outlook, without_engine, write_llm_args
 from builder.manifest import FileEntry, Manifest
 from builder.package import CHECKPOINT, TOKENIZER, Package, load_package
 from builder.prepare import Prepared, prepare
@@ -53,30 +53,35 @@ def _silent(phase: str, done: int, total: int) -> None:
 
 def _make(prepared: Prepared, space: Workspace, report: Progress) -> tuple[Action, Manifest]:
     """Bring the locked folder to what is asked for; reuse what is there."""
+    index = cache.PackageIndex(prepared.request.cache or home().cache / "packages")
     present = _present(prepared, space)
     if present is not None:
         space.finish()
-        return "reused", _engine_step(prepared, space, present.manifest, report)
-    index = cache.PackageIndex(prepared.request.cache or home().cache / "packages")
+        return "reused", _follow_up(prepared, space, index, present.manifest, report)
     with index.converting(prepared.key, lambda: report("waiting for the same conversion elsewhere", 0, 0)):
         action, known = _write_checkpoint(prepared, space, index, report)
         copy_tokenizer(prepared.inspection.folder, space.folder / TOKENIZER)
+        write_llm_args(prepared, space)
         manifest = seal(space.folder, prepared, outlook(prepared, space.folder), known, report)
         space.finish()
         index.remember(prepared.key, space.folder)
-    return action, _engine_step(prepared, space, manifest, report)
+    return action, _follow_up(prepared, space, index, manifest, report)
 
 
-def _engine_step(prepared: Prepared, space: Workspace, manifest: Manifest, report: Progress) -> Manifest:
+def _follow_up(
+    prepared: Prepared, space: Workspace, index: cache.PackageIndex, manifest: Manifest, report: Progress
+) -> Manifest:
     """The package is whole without its engine; add or renew that, and seal again if anything changed."""
-    wants_build = prepared.request.stage == "engine" and prepared.target.era == "engine"
-    if wants_build:
-        engine = make_engine(prepared, space, manifest, report)
-    else:
-        engine = manifest.engine if manifest.engine.state == "built" else outlook(prepared, space.folder)
-    if (engine, prepared.sizes, prepared.target) == (manifest.engine, manifest.sizes, manifest.runtime):
+    rewritten = write_llm_args(prepared, space)
+    engine = next_engine(prepared, space, index, manifest, report)
+    is_other_engine = rewritten or engine != manifest.engine
+    if not is_other_engine and (prepared.sizes, prepared.target) == (manifest.sizes, manifest.runtime):
         return manifest
-    return seal(space.folder, prepared, engine, manifest.files, report, created=manifest.created)
+    known = without_engine(manifest.files) if is_other_engine else manifest.files
+    sealed = seal(space.folder, prepared, engine, known, report, created=manifest.created)
+    if sealed.keys.engine:
+        index.remember(sealed.keys.engine, space.folder)
+    return sealed
 
 
 def _present(prepared: Prepared, space: Workspace) -> Package | None:
@@ -127,10 +132,7 @@ def _write_checkpoint(
     if not prepared.writes_checkpoint:
         return "converted", {}
     if found is not None and found.folder.resolve() != space.folder.resolve():
-        cache.link_checkpoint(found, space.folder)
-        return "linked", {
-            name: entry for name, entry in found.manifest.files.items() if name.startswith(CHECKPOINT)
-        }
+        return "linked", cache.link_part(found, CHECKPOINT, space.folder / CHECKPOINT)
     _foresee_disk(prepared, space)
     write_checkpoint(
         prepared.inspection.folder,

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 from builder import build_flags, llm_args
-from builder.cache import content_key
+from builder.cache import PackageIndex, content_key, link_part
 from builder.compat import container_for, newest_container
 from builder.engine_build import GPU_FILE, Built, read_built, run_build
 from builder.engine_env import BuildEnvironment, build_environment
-from builder.manifest import EngineInfo, Manifest
+from builder.manifest import EngineInfo, FileEntry, Manifest, write_manifest
 from builder.package import CHECKPOINT, ENGINE, LLM_ARGS
 from builder.prepare import Prepared
-from builder.quantization import CALIBRATION_NAMES, quantize_arguments
+from builder.quantization import CALIBRATION_NAMES, quantize_command
 from builder.request import Progress
 from builder.workspace import Workspace
 from common import atomic
@@ -39,20 +41,25 @@ def effective(prepared: Prepared) -> build_flags.BuildOptions:
 
 
 def outlook(prepared: Prepared, folder: Path) -> EngineInfo:
-    """What is still to do after the checkpoint; writes llm_args.json in the PyTorch era."""
-    if prepared.target.era == "pytorch" and prepared.request.stage == "engine":
-        return _pytorch(prepared, folder)
+    """What is still to do after the checkpoint."""
+    version, stage = prepared.target.tensorrt_llm, prepared.request.stage
     if prepared.target.era == "pytorch":
-        return EngineInfo(state="none", reason="--stage checkpoint; the PyTorch runtime needs no engine")
+        reason = f"TensorRT-LLM {version} with the PyTorch runtime loads the Hugging Face checkpoint itself"
+        return EngineInfo(state="none", reason=reason, tensorrt_llm=version)
     command = remote_command(prepared, folder)
-    if prepared.request.stage == "checkpoint":
+    if stage == "checkpoint":
         return EngineInfo(state="none", reason="--stage checkpoint", command=command)
     _, why = build_environment()
+    if not why and not (folder / CHECKPOINT).is_dir():
+        why = f"{prepared.request.quantization} weights are made in the container"
     return EngineInfo(state="pending", reason=why or "the build has not finished", command=command)
 
 
-def _pytorch(prepared: Prepared, folder: Path) -> EngineInfo:
-    source = prepared.source
+def write_llm_args(prepared: Prepared, space: Workspace) -> bool:
+    """PyTorch era: `llm_args.json` instead of an engine. A change, told by True, first unmakes the package."""
+    if prepared.target.era != "pytorch" or prepared.request.stage != "engine":
+        return False
+    source, path = prepared.source, space.folder / LLM_ARGS
     is_hub = source.kind == "hub"
     arguments = llm_args.make_llm_args(
         source.model if is_hub else str(prepared.inspection.folder.resolve()),
@@ -61,29 +68,30 @@ def _pytorch(prepared: Prepared, folder: Path) -> EngineInfo:
         prepared.sizes,
         prepared.options,
     )
-    atomic.write_json(folder / LLM_ARGS, arguments)
-    version = prepared.target.tensorrt_llm
-    reason = f"TensorRT-LLM {version} with the PyTorch runtime loads the Hugging Face checkpoint itself"
-    return EngineInfo(state="none", reason=reason, tensorrt_llm=version)
+    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) == arguments:
+        return False
+    space.forget_manifest()
+    atomic.write_json(path, arguments)
+    return True
 
 
 def remote_command(prepared: Prepared, folder: Path) -> list[str]:
     """The `docker run` that finishes the package on a GPU machine; run convert-trt again to take it up."""
     container = container_for(prepared.target.tensorrt_llm) or newest_container()
     mounts = ["-v", f"{folder.resolve()}:/package"]
-    steps = []
+    steps: list[str] = []
     if prepared.request.quantization:
         mounts += ["-v", f"{prepared.inspection.folder.resolve()}:/source:ro"]
         calibration, more = _calibration(prepared)
         mounts += more
-        arguments = quantize_arguments(
+        step = quantize_command(
             prepared.request.quantization,
             "/source",
             f"/package/{CHECKPOINT}",
             prepared.manifest_layout,
             calibration=calibration,
         )
-        steps.append(shlex.join(arguments))
+        steps.append(step)
     build = build_flags.build_arguments(
         f"/package/{CHECKPOINT}",
         f"/package/{ENGINE}",
@@ -115,19 +123,62 @@ def is_current(prepared: Prepared, manifest: Manifest, environment: BuildEnviron
     return environment is None or environment.gpus[0].compute_capability == engine.compute_capability
 
 
-def make_engine(prepared: Prepared, space: Workspace, manifest: Manifest, report: Progress) -> EngineInfo:
-    """The engine of a sealed package: the present one, one built elsewhere, or built now; else pending."""
+def next_engine(
+    prepared: Prepared, space: Workspace, index: PackageIndex, manifest: Manifest, report: Progress
+) -> EngineInfo:
+    """The engine that a sealed package should have: the present one, one from elsewhere, or built now.
+
+    Raises:
+        EnvironmentProblem: the build failed; the package stays as it was.
+    """
+    present = manifest.engine
+    if prepared.request.stage != "engine" or prepared.target.era != "engine":
+        return present if present.state == "built" else outlook(prepared, space.folder)
     environment, _ = build_environment()
     if is_current(prepared, manifest, environment):
-        return manifest.engine
-    if manifest.engine.state != "built":
+        return present
+    if present.state != "built":
         built = read_built(space.folder / ENGINE, prepared.config, prepared.sizes)
         if built is not None:
             return _info(prepared, built, "built on a GPU machine with the printed command")
-    if environment is None:
+    if environment is None or not (space.folder / CHECKPOINT).is_dir():
         return outlook(prepared, space.folder)
-    built = run_build(prepared, space, environment, effective(prepared), report)
-    return _info(prepared, built, f"built here by {environment.program}")
+    return _make(prepared, space, index, manifest, environment, report)
+
+
+def _make(
+    prepared: Prepared,
+    space: Workspace,
+    index: PackageIndex,
+    manifest: Manifest,
+    environment: BuildEnvironment,
+    report: Progress,
+) -> EngineInfo:
+    """Link an equal engine or build one in scratch space, then put it in the place of the old one."""
+    found = index.find_engine(engine_key(prepared, environment.gpus[0].compute_capability))
+    if found is not None:
+        link_part(found, ENGINE, space.fresh_scratch(ENGINE))
+        info = found.manifest.engine
+    else:
+        built = run_build(prepared, space, environment, effective(prepared), report)
+        info = _info(prepared, built, f"built here by {environment.program}")
+    _drop_old(prepared, space, manifest)
+    space.place(ENGINE)
+    return info
+
+
+def _drop_old(prepared: Prepared, space: Workspace, manifest: Manifest) -> None:
+    """While the engine is exchanged the manifest must not promise the old one."""
+    if manifest.engine.state == "built":
+        rest = without_engine(manifest.files)
+        pending = {"engine": outlook(prepared, space.folder), "files": rest}
+        write_manifest(space.folder, manifest.model_copy(update=pending))
+
+
+def without_engine(files: Mapping[str, FileEntry]) -> dict[str, FileEntry]:
+    """The entries whose content does not depend on the engine and its arguments."""
+    changing = (f"{ENGINE}/", LLM_ARGS)
+    return {name: entry for name, entry in files.items() if not name.startswith(changing)}
 
 
 def _info(prepared: Prepared, built: Built, reason: str) -> EngineInfo:

@@ -42,15 +42,13 @@ def run_build(
     options: build_flags.BuildOptions,
     report: Progress,
 ) -> Built:
-    """Build into a scratch folder, check it, then put it in its place.
+    """Build into a scratch folder and check it; `Workspace.place` puts it where it belongs.
 
     Raises:
         EnvironmentProblem: another TensorRT-LLM than planned, or the build failed; the checkpoint stays.
     """
     _check_version(prepared, environment)
-    scratch = space.work / ENGINE
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
+    scratch = space.fresh_scratch(ENGINE)
     arguments = _arguments(prepared, space, scratch, environment, options)
     _run(arguments, space.work / LOG, scratch, report)
     shutil.copyfile(space.work / LOG, scratch / LOG)
@@ -59,9 +57,6 @@ def run_build(
     built = read_built(scratch, prepared.config, prepared.sizes)
     if built is None:
         raise _failed(space.work / LOG, "It ended without an error but wrote no config.json.")
-    target = space.folder / ENGINE
-    shutil.rmtree(target, ignore_errors=True)
-    scratch.rename(target)
     return Built(built.tensorrt_llm, environment.tensorrt, built.gpu, built.compute_capability)
 
 
@@ -166,7 +161,7 @@ def read_built(folder: Path, checkpoint: dict[str, Any], sizes: Sizes) -> Built 
         _check_built(folder, found, build, checkpoint, sizes)
         version = str(config["version"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _mismatch(folder, f"its config.json is not readable: {error}") from None
+        raise _mismatch(folder, f"Its config.json is not readable: {error}") from None
     name, capability = _read_gpu(folder / GPU_FILE)
     return Built(version, None, name, capability)
 
@@ -195,7 +190,7 @@ def _check_built(
 def _mismatch(folder: Path, why: str) -> PackageError:
     return PackageError(
         f"The engine in {folder} does not belong to this package.",
-        why=f"{why[0].upper()}{why[1:]}.",
+        why=f"{why}.",
         hint=f"Remove {folder} and run the command again.",
         code="engine_mismatch",
     )

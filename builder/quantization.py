@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from builder.manifest import Layout, RuntimeTarget
@@ -11,7 +12,8 @@ from common.errors import UnsupportedModelError, UsageError
 # --quantization name -> KV cache type that goes with it
 SCHEMES = {"fp8": "fp8", "int4_awq": None, "int8_sq": None, "nvfp4": "fp8", "w4a8_awq": None}
 WEIGHT_ONLY = ("int8", "int4", "int8_wo", "int4_wo")
-QUANTIZE_SCRIPT = "/app/examples/quantization/quantize.py"
+# where the script lies differs between container releases
+FIND_SCRIPT = "find / -path '*/quantization/quantize.py' -print -quit 2>/dev/null"
 CALIBRATION_NAMES = ("cnn_dailymail", "lambada")
 CALIBRATION_DEFAULT = "abisee/cnn_dailymail"
 CALIBRATION_SIZE = 512
@@ -80,15 +82,16 @@ def check_calibration(folder: Path | None) -> None:
         )
 
 
-def quantize_arguments(
+def quantize_command(
     name: str, model: str, output: str, layout: Layout, *, calibration: str | None = None
-) -> list[str]:
-    """ModelOpt's command line in the container: Hugging Face folder in, quantized TRT-LLM checkpoint out."""
-    arguments = ["python3", QUANTIZE_SCRIPT, "--model_dir", model, "--output_dir", output]
+) -> str:
+    """ModelOpt's shell command in the container: Hugging Face folder in, quantized TRT-LLM checkpoint out."""
+    arguments = ["--model_dir", model, "--output_dir", output]
     arguments += ["--dtype", layout.dtype, "--qformat", name]
     kv_cache = SCHEMES[name]
     if kv_cache:
         arguments += ["--kv_cache_dtype", kv_cache]
     arguments += ["--tp_size", str(layout.tp_size), "--pp_size", str(layout.pp_size)]
     arguments += ["--calib_dataset", calibration or CALIBRATION_DEFAULT]
-    return [*arguments, "--calib_size", str(CALIBRATION_SIZE)]
+    arguments += ["--calib_size", str(CALIBRATION_SIZE)]
+    return f'python3 "$({FIND_SCRIPT})" {shlex.join(arguments)}'

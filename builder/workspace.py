@@ -52,6 +52,19 @@ class Workspace:
             atomic.write_json(self.work / STATE, state)
         return going_on
 
+    def fresh_scratch(self, part: str) -> Path:
+        """An empty folder to make a part of the package in."""
+        scratch = self.work / part
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        return scratch
+
+    def place(self, part: str) -> None:
+        """Put a part made in scratch space where it belongs; the manifest must not list the old one."""
+        shutil.rmtree(self.folder / part, ignore_errors=True)
+        (self.work / part).rename(self.folder / part)
+        atomic.sync_folder(self.folder)
+
     def finish(self) -> None:
         """The manifest is written: no state is needed any more."""
         (self.work / STATE).unlink(missing_ok=True)

@@ -258,3 +258,15 @@ def test_pytorch_runtime_writes_llm_arguments(source: Path, tmp_path: Path) -> N
     assert arguments["max_seq_len"] == 6144
     assert not (result.folder / "checkpoint").exists()
     package(result).verify()
+
+
+def test_pytorch_package_follows_new_sizes(source: Path, tmp_path: Path) -> None:
+    options = {"stage": "engine", "runtime": "pytorch"}
+    first = run(source, tmp_path / "out", max_batch_size=64, **options)
+    again = run(source, tmp_path / "out", max_batch_size=32, **options)
+    assert json.loads((again.folder / "llm_args.json").read_text())["max_batch_size"] == 32
+    assert manifest(first).files["llm_args.json"].bytes == manifest(again).files["llm_args.json"].bytes
+    package(again).verify()
+    more = run(source, tmp_path / "out", max_batch_size=32, extra=("--stream_interval", "2"), **options)
+    assert json.loads((more.folder / "llm_args.json").read_text())["stream_interval"] == 2
+    package(more).verify()
