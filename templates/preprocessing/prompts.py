@@ -66,7 +66,7 @@ class Prompts:
     def encode_words(self, words: Iterable[str]) -> list[list[int]]:
         """All ways in which these words may appear as tokens: at a line's start and after a space."""
         found: dict[tuple[int, ...], None] = {}
-        for word in words:
+        for word in filter(None, words):
             for spelled in (word, f" {word}"):
                 ids = self.tokenizer.encode(spelled, add_special_tokens=False).ids
                 found[tuple(ids)] = None
