@@ -1,28 +1,34 @@
 """The real thing: convert, render, tritonserver, worker and proxy, through the command line, on free ports.
 
-`service` is one running service for the whole session; `installation` is a home folder for tests that start
-and stop by themselves. Packages, graphs and downloads are the checkout's, so only the first run makes them.
+`service` is the demo model, running for the whole session. Tests that start and stop by themselves take a
+home folder: `installation` with the demo model, or `tiny`, whose random model loads faster.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from builder.convert import convert
+from builder.request import ConvertRequest
 from common.paths import SOURCE_ROOT
 from runtime.demo import DEMO_MODEL
+from tests.tiny import write_hf
 
 SHM = Path("/dev/shm")
 COMMAND_SECONDS = 240
+TINY_MODEL = "tiny"
 
 
 @dataclass(frozen=True)
@@ -31,13 +37,13 @@ class Installation:
 
     home: Path
     port: int
-    environment: dict[str, str] = field(default_factory=dict)
+    model: str = DEMO_MODEL
 
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, str(SOURCE_ROOT / "cli" / "__main__.py"), *arguments]
 
     def spawn_environment(self) -> dict[str, str]:
-        return {**os.environ, "EW_HOME": str(self.home), **self.environment}
+        return {**os.environ, "EW_HOME": str(self.home)}
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -49,9 +55,12 @@ class Installation:
             check=False,
         )
 
-    def start(self, *options: str, model: str = DEMO_MODEL) -> dict[str, Any]:
+    def start_arguments(self, *options: str) -> list[str]:
+        return ["start", "--model", self.model, "--port", str(self.port), *options]
+
+    def start(self, *options: str) -> dict[str, Any]:
         """`ew start` until ready; returns its JSON document."""
-        done = self.run("start", "--model", model, "--port", str(self.port), "--json", *options)
+        done = self.run(*self.start_arguments("--json", *options))
         assert done.returncode == 0, done.stdout + done.stderr
         document: dict[str, Any] = json.loads(done.stdout)
         return document
@@ -85,6 +94,20 @@ class RunningService:
     @property
     def headers(self) -> dict[str, str]:
         return {"Content-Type": "application/json", "X-API-Key": self.api_key}
+
+
+def as_service(installation: Installation, document: dict[str, Any], model: str) -> RunningService:
+    """The addresses in the document that `ew start --json` printed."""
+    ports = document["ports"]
+    return RunningService(
+        installation=installation,
+        model=model,
+        url=f"http://127.0.0.1:{ports['proxy']}",
+        api_key=Path(document["key_file"]).read_text().strip(),
+        triton_url=f"http://127.0.0.1:{ports['triton_http']}",
+        triton_grpc=f"127.0.0.1:{ports['triton_grpc']}",
+        metrics_url=f"http://127.0.0.1:{ports['triton_metrics']}/metrics",
+    )
 
 
 def free_port() -> int:
@@ -141,21 +164,43 @@ def installation(tmp_path: Path, prepared_model: str) -> Iterator[Installation]:
 
 
 @pytest.fixture(scope="session")
+def tiny_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A converted random Llama over single bytes: 128 positions, no chat template."""
+    folder = tmp_path_factory.mktemp("tiny")
+    source = write_hf("llama", folder / "hf")
+    (source / "tokenizer.json").write_text(json.dumps(byte_tokenizer()), encoding="utf-8")
+    request = ConvertRequest(str(source), folder / TINY_MODEL, dtype="float32", stage="checkpoint")
+    convert(replace(request, max_batch_size=8, max_input_len=64, max_output_len=64))
+    return folder / TINY_MODEL
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, tiny_package: Path) -> Iterator[Installation]:
+    """A home folder of its own with a copy of the tiny package, which it may damage."""
+    shutil.copytree(tiny_package, tmp_path / "models" / TINY_MODEL)
+    made = Installation(tmp_path, free_port(), model=f"models/{TINY_MODEL}")
+    yield made
+    made.run("stop", "--drain", "1")
+
+
+def byte_tokenizer() -> dict[str, Any]:
+    """tokenizer.json of a vocabulary of bytes: ids 0 to 2 are special, 3 to 258 the bytes."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: number for number, token in enumerate(["<unk>", "<s>", "</s>", *letters])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
+    document: dict[str, Any] = json.loads(tokenizer.to_str())
+    return document
+
+
+@pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory, prepared_model: str) -> Iterator[RunningService]:
     """The demo model, served; shared by all tests that don't stop it."""
     installation = make_installation(tmp_path_factory.mktemp("service"))
     configure(installation)
-    document = installation.start()
-    ports = document["ports"]
-    yield RunningService(
-        installation=installation,
-        model=prepared_model,
-        url=f"http://127.0.0.1:{ports['proxy']}",
-        api_key=Path(document["key_file"]).read_text().strip(),
-        triton_url=f"http://127.0.0.1:{ports['triton_http']}",
-        triton_grpc=f"127.0.0.1:{ports['triton_grpc']}",
-        metrics_url=f"http://127.0.0.1:{ports['triton_metrics']}/metrics",
-    )
+    yield as_service(installation, installation.start(), prepared_model)
     service_id = installation.state()["service_id"]
     installation.stop()
     assert left_behind(service_id) == []
