@@ -1,4 +1,4 @@
-"""What ew promises, seen from outside: text, streams, cancellation, and the same answer whatever the split."""
+"""What ew promises, seen from outside: text, streams, cancellation, the same answer at every split."""
 
 from __future__ import annotations
 
