@@ -54,11 +54,21 @@ def command(
     if dry_run:
         _show_commands(lifecycle.plan(request)[1], as_json)
         return
-    with Steps() as steps:
-        service, _ = lifecycle.start(request, progress=steps)
-    emit(ready_document(service), as_json=as_json, text=ready_text(service))
     if stay:
-        foreground.supervise(service, lambda log, line: click.echo(f"{log:<6} | {line}", err=as_json))
+        foreground.run(lambda: _start(request, as_json), lambda log, line: _show_line(log, line, as_json))
+    else:
+        _start(request, as_json)
+
+
+def _start(request: StartRequest, as_json: bool) -> Service:
+    with Steps() as steps:
+        service = lifecycle.start(request, progress=steps)
+    emit(ready_document(service), as_json=as_json, text=ready_text(service))
+    return service
+
+
+def _show_line(log: str, line: str, as_json: bool) -> None:
+    click.echo(f"{log:<6} | {line}", err=as_json)
 
 
 def ready_document(service: Service) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def ensure_service(model: str, port: int, progress: Progress) -> Service:
     running = state.load()
     if running is not None and running.health() == "ready" and model in running.models:
         return running
-    return lifecycle.start(StartRequest((model,), port=port), progress=progress)[0]
+    return lifecycle.start(StartRequest((model,), port=port), progress=progress)
 
 
 def ask(service: Service, model: str, prompt: str, show: Callable[[str], None]) -> Answer:

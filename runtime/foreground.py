@@ -11,24 +11,26 @@ from types import FrameType
 
 from common.errors import ServiceError
 from runtime import state, teardown
+from runtime.lifecycle import STOP_SIGNALS
 from runtime.logs import LOGS, Follower
 from runtime.state import Service
 
 TICK_SECONDS = 0.1
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 Show = Callable[[str, str], None]  # (log, line)
 
 
-def supervise(service: Service, show: Show, *, drain_seconds: float = 30.0) -> None:
-    """Show the logs until a signal asks to stop, then stop the service. A second signal ends it at once.
+def run(start: Callable[[], Service], show: Show, *, drain_seconds: float = 30.0) -> None:
+    """Start a service and show its logs until a signal asks to stop. A second signal ends it at once.
 
     Raises:
+        EwError: whatever `start` raises.
         ServiceError: tritonserver or the proxy ended by itself; the rest has been stopped.
     """
-    logs = Follower(LOGS, start_at_end=False)
-    with _captured_signals(service) as received:
-        while not received and _both_alive(service):
+    with _captured_signals() as received:
+        service = start()
+        logs = Follower(LOGS, start_at_end=False)
+        while not received and not _dead(service):
             _show_all(logs, show)
             _reap()
             time.sleep(TICK_SECONDS)
@@ -43,10 +45,6 @@ def supervise(service: Service, show: Show, *, drain_seconds: float = 30.0) -> N
             hint=f"Read why with ./ew logs {dead[0]}",
             code="process_died",
         )
-
-
-def _both_alive(service: Service) -> bool:
-    return not _dead(service)
 
 
 def _dead(service: Service) -> list[str]:
@@ -80,14 +78,14 @@ def _reap() -> None:
 
 
 @contextmanager
-def _captured_signals(service: Service) -> Iterator[list[int]]:
-    """The stop signals received so far; a second one kills the service's processes."""
+def _captured_signals() -> Iterator[list[int]]:
+    """The stop signals received so far; from the second one on, each kills what is left of the service."""
     received: list[int] = []
 
     def note(signal_number: int, frame: FrameType | None) -> None:
-        if received:
-            for process in service.live_processes():
-                process.send(signal.SIGKILL)
+        service = state.load() if received else None
+        for process in service.live_processes() if service else ():
+            process.send(signal.SIGKILL)
         received.append(signal_number)
 
     previous = {number: signal.signal(number, note) for number in STOP_SIGNALS}

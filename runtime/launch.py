@@ -67,6 +67,7 @@ def triton_command(service: Service) -> Command:
         "triton",
         (
             str(package / "tritonserver" / "bin" / "tritonserver"),
+            f"--id={service.triton_name}",
             f"--model-repository={home().repository}",
             f"--backend-directory={backend_folder()}",
             "--model-control-mode=explicit",

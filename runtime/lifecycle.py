@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
@@ -23,9 +24,12 @@ from runtime.state import Ports, Service
 from runtime.teardown import clean_up_remains, take_down
 
 READY_POLL_SECONDS = 0.05
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+PREFERRED_TRITON_PORTS = (8000, 8001, 8002)
 
 Progress = Callable[[str], None]
 Children = dict[str, subprocess.Popen[bytes]]
+Reserved = list[socket.socket]  # ports of the proxy, tritonserver HTTP, gRPC and metrics
 
 
 @dataclass(frozen=True)
@@ -42,12 +46,13 @@ class StartRequest:
 def plan(request: StartRequest) -> tuple[Service, list[Command]]:
     """The service as it would be started, and its commands; may add a package to the config."""
     _, model_ids = resolve_models(list(request.models), request.engine)
-    service = _new_service(request, model_ids)
+    with _reserved_ports(request) as reserved:
+        service = _new_service(request, model_ids, reserved)
     return service, _commands(service)
 
 
-def start(request: StartRequest, *, progress: Progress = lambda text: None) -> tuple[Service, Children]:
-    """Bring a service up and return it ready, with its two processes; on failure nothing is left running.
+def start(request: StartRequest, *, progress: Progress = lambda text: None) -> Service:
+    """Bring a service up and return it when it is ready; on failure nothing is left running.
 
     Raises:
         ServiceError: something runs already (`already_running`), or it did not get ready (`start_failed`).
@@ -57,16 +62,24 @@ def start(request: StartRequest, *, progress: Progress = lambda text: None) -> t
         _refuse_if_running()
         clean_up_remains()
         config, model_ids = resolve_models(list(request.models), request.engine)
-        ports.require_free(request.port, request.host)
-        service = _new_service(request, model_ids)
-        commands = _commands(service)
-        progress("rendering the model repository")
-        _prepare(config, service)
-        return _bring_up(service, commands, request.timeout, progress)
+        with _reserved_ports(request) as reserved:
+            service = _new_service(request, model_ids, reserved)
+            commands = _commands(service)
+            progress("rendering the model repository")
+            _prepare(config, service)
+            return _bring_up(service, commands, reserved, request.timeout, progress)
 
 
-def _new_service(request: StartRequest, model_ids: tuple[str, ...]) -> Service:
-    http, grpc, metrics = ports.pick((8000, 8001, 8002))
+@contextmanager
+def _reserved_ports(request: StartRequest) -> Iterator[Reserved]:
+    with ExitStack() as open_sockets:
+        reserved = [ports.require(request.port, request.host), *ports.reserve(PREFERRED_TRITON_PORTS)]
+        for kept in reserved:
+            open_sockets.enter_context(kept)
+        yield reserved
+
+
+def _new_service(request: StartRequest, model_ids: tuple[str, ...], reserved: Reserved) -> Service:
     return Service(
         service_id=uuid.uuid4().hex[:12],
         phase="starting",
@@ -75,7 +88,7 @@ def _new_service(request: StartRequest, model_ids: tuple[str, ...]) -> Service:
         engine=request.engine,
         models=model_ids,
         host=request.host,
-        ports=Ports(request.port, http, grpc, metrics),
+        ports=Ports(*map(ports.port_of, reserved)),
         key_file=str(home().run / "api_key"),
     )
 
@@ -100,7 +113,6 @@ def _refuse_if_running() -> None:
 def _prepare(config: DeployConfig, service: Service) -> None:
     # Imported here: `ew stop` and `ew status` need neither templates nor protobuf.
     from builder.render import render
-
     from proxy.keys import ensure_first_key
     from worker.backend import install_backend
 
@@ -111,17 +123,18 @@ def _prepare(config: DeployConfig, service: Service) -> None:
 
 
 def _bring_up(
-    service: Service, commands: list[Command], timeout: float, progress: Progress
-) -> tuple[Service, Children]:
+    service: Service, commands: list[Command], reserved: Reserved, timeout: float, progress: Progress
+) -> Service:
     state.save(service)
     try:
-        with _sigterm_as_interrupt():
-            children = {command.name: _spawn(command) for command in commands}
+        with _signals_interrupt():
+            kept = {"proxy": reserved[:1], "triton": reserved[1:]}
+            children = {command.name: _spawn(command, kept[command.name]) for command in commands}
             refs = {name: ProcessRef.of(child.pid) for name, child in children.items()}
             service = state.save(service.with_changes(**refs))
             _wait_until_ready(service, children, timeout, progress)
             elapsed = time.time() - service.started_at
-            return state.save(service.with_changes(phase="ready", ready_after=round(elapsed, 3))), children
+            return state.save(service.with_changes(phase="ready", ready_after=round(elapsed, 3)))
     except KeyboardInterrupt:
         take_down(service, 0, progress)
         raise Interrupted("Interrupted; everything that was started is stopped again.") from None
@@ -130,8 +143,8 @@ def _bring_up(
         raise
 
 
-def _spawn(command: Command) -> subprocess.Popen[bytes]:
-    """Start in a session of its own, so that a closed terminal does not end it."""
+def _spawn(command: Command, reserved: Reserved) -> subprocess.Popen[bytes]:
+    """Start in a session of its own, so that a closed terminal does not end it; it inherits `reserved`."""
     try:
         with command.log.open("ab") as log:
             return subprocess.Popen(
@@ -142,6 +155,7 @@ def _spawn(command: Command) -> subprocess.Popen[bytes]:
                 stderr=subprocess.STDOUT,
                 cwd=home().root,
                 start_new_session=True,
+                pass_fds=[kept.fileno() for kept in reserved],
             )
     except OSError as error:
         raise ResourceError(f"{command.name} cannot be started.", why=f"{error}.") from error
@@ -160,8 +174,11 @@ def _wait_until_ready(service: Service, children: Children, timeout: float, prog
 
 
 def _is_ready(service: Service) -> bool:
+    port = service.ports.triton_http
     engines = tuple(f"{model}-tensorrt_llm" for model in service.models)
-    if not probe.triton_ready(service.ports.triton_http, (*service.models, *engines)):
+    if probe.triton_name(port) != service.triton_name or not probe.triton_ready(
+        port, service.models + engines
+    ):
         return False
     return probe.is_ok(service.ports.proxy, "/health/ready", host=_probe_host(service))
 
@@ -183,14 +200,15 @@ def _start_failed(name: str, what: str) -> ServiceError:
 
 
 @contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """While starting, SIGTERM undoes what was started, as Ctrl-C does."""
+def _signals_interrupt() -> Iterator[None]:
+    """While starting, SIGTERM and SIGHUP undo what was started, as Ctrl-C does."""
 
     def interrupt(signal_number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    previous = signal.signal(signal.SIGTERM, interrupt)
+    previous = {number: signal.signal(number, interrupt) for number in STOP_SIGNALS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

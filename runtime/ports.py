@@ -1,4 +1,9 @@
-"""Free TCP ports on this machine."""
+"""TCP ports: free ones, and keeping them while their server is still loading.
+
+tritonserver opens its ports only after all models are loaded. Until then, and as long as it lives, a UDP
+socket of the same number, which it inherits, keeps the place. So two services that start at once never
+choose the same one.
+"""
 
 from __future__ import annotations
 
@@ -11,35 +16,26 @@ LOOPBACK = "127.0.0.1"
 
 def is_free(port: int, host: str = LOOPBACK) -> bool:
     """Whether a server could listen on `host`:`port` now."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
+    with socket.socket(_family(host), socket.SOCK_STREAM) as probe:
         # As servers do: connections of an earlier run that still time out don't count as busy.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-        return True
+        return _binds(probe, host, port)
 
 
-def pick(preferred: tuple[int, ...]) -> tuple[int, ...]:
-    """Distinct free loopback ports, the preferred ones where they are free."""
-    chosen: list[int] = []
-    for wish in preferred:
-        port = wish
-        while port in chosen or not is_free(port):
-            port = _any_free()
-        chosen.append(port)
-    return tuple(chosen)
+def reserve(preferred: tuple[int, ...]) -> list[socket.socket]:
+    """Free loopback ports, the preferred ones where they are free, each kept by a socket (`port_of`)."""
+    return [_reserve(LOOPBACK, wish) or _reserve_any() for wish in preferred]
 
 
-def require_free(port: int, host: str) -> None:
-    """
+def require(port: int, host: str) -> socket.socket:
+    """Reserve exactly this port.
+
     Raises:
-        ResourceError: something listens on the port, or this user may not.
+        ResourceError: something listens on it or is about to, or this user may not.
     """
-    if is_free(port, host):
-        return
+    reserved = _reserve(host, port)
+    if reserved is not None:
+        return reserved
     why = "Ports below 1024 need root." if port < 1024 else "Another program listens there."
     raise ResourceError(
         f"Port {port} on {host} cannot be used.",
@@ -49,8 +45,36 @@ def require_free(port: int, host: str) -> None:
     )
 
 
-def _any_free() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
+def port_of(reserved: socket.socket) -> int:
+    port: int = reserved.getsockname()[1]
+    return port
+
+
+def _reserve(host: str, port: int) -> socket.socket | None:
+    reserved = socket.socket(_family(host), socket.SOCK_DGRAM)
+    if is_free(port, host) and _binds(reserved, host, port):
+        return reserved
+    reserved.close()
+    return None
+
+
+def _reserve_any() -> socket.socket:
+    """A port that the kernel chooses for UDP; nearly always it is free for TCP too."""
+    while True:
+        reserved = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        reserved.bind((LOOPBACK, 0))
+        if is_free(port_of(reserved)):
+            return reserved
+        reserved.close()
+
+
+def _binds(candidate: socket.socket, host: str, port: int) -> bool:
+    try:
+        candidate.bind((host, port))
+    except OSError:
+        return False
+    return True
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET

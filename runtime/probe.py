@@ -20,6 +20,12 @@ def is_ok(port: int, path: str, *, host: str = "127.0.0.1") -> bool:
     return get(port, path, host=host)[0] == 200
 
 
+def triton_name(port: int) -> str:
+    """The name that the tritonserver at `port` was given; empty when none answers."""
+    status, body = get(port, "/v2")
+    return str(json.loads(body).get("name", "")) if status == 200 else ""
+
+
 def triton_ready(port: int, models: tuple[str, ...]) -> bool:
     """Whether tritonserver answers and every one of `models` is loaded."""
     # The server's own readiness stays 200 after a model was unloaded, so each model is asked for.

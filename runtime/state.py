@@ -55,6 +55,11 @@ class Service:
     def triton_url(self) -> str:
         return f"http://127.0.0.1:{self.ports.triton_http}"
 
+    @property
+    def triton_name(self) -> str:
+        """What our tritonserver calls itself: another one at the same port is not taken for it."""
+        return f"ew-{self.service_id}"
+
     def main_processes(self) -> dict[str, ProcessRef]:
         """tritonserver and the proxy, as far as they were started."""
         mains = {"triton": self.triton, "proxy": self.proxy}

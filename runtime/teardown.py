@@ -1,4 +1,4 @@
-"""Take a service down: drain, terminate, kill, then check that no process, port or shared memory is left."""
+"""Take a service down: drain, terminate, kill, then check that no process or shared memory is left."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import ServiceError
-from runtime import launch, ports, state
+from runtime import launch, state
 from runtime.processes import ProcessRef, terminate, wait_gone
 from runtime.state import Service
 
@@ -76,8 +76,8 @@ def _shared_memory(service: Service) -> list[Path]:
 
 
 def _verify_stopped(service: Service) -> None:
+    """No process with the service's mark means that its ports are closed, too: only processes hold them."""
     left = [f"process {process.pid}" for process in service.live_processes()]
-    left += [f"port {port}" for port in _busy_ports(service)]
     left += [str(region) for region in _shared_memory(service)]
     if left:
         raise ServiceError(
@@ -85,13 +85,6 @@ def _verify_stopped(service: Service) -> None:
             hint="Run ./ew stop again; end the processes by their id if that does not help.",
             code="stop_incomplete",
         )
-
-
-def _busy_ports(service: Service) -> list[int]:
-    used = service.ports
-    loopback = (used.triton_http, used.triton_grpc, used.triton_metrics)
-    busy = [port for port in loopback if not ports.is_free(port)]
-    return busy if ports.is_free(used.proxy, service.host) else [*busy, used.proxy]
 
 
 def clean_up_remains() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from runtime.processes import ProcessRef
-from tests.e2e.conftest import Installation, RunningService, configure, left_behind
+from tests.e2e.conftest import Installation, RunningService, left_behind
 
 pytestmark = pytest.mark.e2e
 
@@ -100,32 +100,24 @@ def test_logs_show_each_part(service: RunningService) -> None:
     assert "successfully loaded" in service.installation.run("logs", "triton", "-n", "400").stdout
 
 
-def test_dry_run_prints_both_commands_and_starts_nothing(
-    installation: Installation, prepared_model: str
-) -> None:
-    done = installation.run(
-        "start", "--model", prepared_model, "--port", str(installation.port), "--dry-run", "--json"
-    )
+def test_dry_run_prints_both_commands_and_starts_nothing(tiny: Installation) -> None:
+    done = tiny.run(*tiny.start_arguments("--dry-run", "--json"))
     commands = {command["name"]: command for command in json.loads(done.stdout)["commands"]}
     assert done.returncode == 0
-    assert f"--load-model={prepared_model}" in commands["triton"]["command"]
+    assert "--load-model=tiny" in commands["triton"]["command"]
     assert "--http-address=127.0.0.1" in commands["triton"]["command"]
     assert Path(commands["triton"]["command"][0]).is_file()
-    assert f"--port={installation.port}" in commands["proxy"]["command"]
-    assert not (installation.home / "run" / "service.json").exists()
-    assert list((installation.home / "run").glob("*")) == [] or not (installation.home / "run").exists()
+    assert f"--port={tiny.port}" in commands["proxy"]["command"]
+    assert not (tiny.home / "run").exists()
+    assert not (tiny.home / "model_repository").exists()
 
 
-def test_a_taken_port_is_found_before_anything_starts(
-    installation: Installation, prepared_model: str
-) -> None:
-    with socket.create_server(("127.0.0.1", installation.port)):
-        done = installation.run(
-            "start", "--model", prepared_model, "--port", str(installation.port), "--json"
-        )
+def test_a_taken_port_is_found_before_anything_starts(tiny: Installation) -> None:
+    with socket.create_server(("127.0.0.1", tiny.port)):
+        done = tiny.run(*tiny.start_arguments("--json"))
     assert done.returncode == 8
     assert json.loads(done.stdout)["error"]["code"] == "port_in_use"
-    assert not (installation.home / "run" / "service.json").exists()
+    assert not (tiny.home / "run" / "service.json").exists()
 
 
 def test_stop_lets_a_stream_finish_and_leaves_nothing(
@@ -146,28 +138,24 @@ def test_stop_lets_a_stream_finish_and_leaves_nothing(
     assert installation.status() == {"state": "stopped"}
 
 
-def test_after_a_crash_status_tells_and_the_next_start_cleans_up(
-    installation: Installation, prepared_model: str
-) -> None:
-    first = installation.start()
-    crashed = installation.state()["service_id"]
+def test_after_a_crash_status_tells_and_the_next_start_cleans_up(tiny: Installation) -> None:
+    first = tiny.start()
+    crashed = tiny.state()["service_id"]
     os.kill(first["pids"]["triton"], signal.SIGKILL)
-    done = installation.run("status", "--json")
+    done = tiny.run("status", "--json")
     assert (done.returncode, json.loads(done.stdout)["state"]) == (6, "broken")
-    second = installation.start()
+    second = tiny.start()
     assert left_behind(crashed) == []
     assert second["pids"]["proxy"] != first["pids"]["proxy"]
     os.kill(second["pids"]["triton"], signal.SIGKILL)
     os.kill(second["pids"]["proxy"], signal.SIGKILL)
-    installation.stop()
-    assert installation.status() == {"state": "stopped"}
+    tiny.stop()
+    assert tiny.status() == {"state": "stopped"}
 
 
-def test_foreground_shows_logs_and_ends_cleanly_on_sigterm(
-    installation: Installation, prepared_model: str
-) -> None:
-    with foreground(installation, prepared_model) as process:
-        service_id = installation.state()["service_id"]
+def test_foreground_shows_logs_and_ends_cleanly_on_sigterm(tiny: Installation) -> None:
+    with foreground(tiny) as process:
+        service_id = tiny.state()["service_id"]
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=60)
     assert process.returncode == 0
@@ -175,11 +163,9 @@ def test_foreground_shows_logs_and_ends_cleanly_on_sigterm(
     assert left_behind(service_id) == []
 
 
-def test_foreground_ends_with_an_error_when_a_part_dies(
-    installation: Installation, prepared_model: str
-) -> None:
-    with foreground(installation, prepared_model) as process:
-        state = installation.state()
+def test_foreground_ends_with_an_error_when_a_part_dies(tiny: Installation) -> None:
+    with foreground(tiny) as process:
+        state = tiny.state()
         os.kill(state["proxy"]["pid"], signal.SIGKILL)
         output, _ = process.communicate(timeout=60)
     assert process.returncode == 6
@@ -187,51 +173,55 @@ def test_foreground_ends_with_an_error_when_a_part_dies(
     assert left_behind(state["service_id"]) == []
 
 
-def foreground(installation: Installation, model: str) -> subprocess.Popen[str]:
+def test_foreground_ends_when_stopped_from_elsewhere(tiny: Installation) -> None:
+    with foreground(tiny) as process:
+        tiny.stop()
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+
+
+def foreground(installation: Installation) -> subprocess.Popen[str]:
     """A ready `ew start --foreground`; its stdout and stderr are one pipe."""
     process = subprocess.Popen(
-        installation.command("start", "--model", model, "--port", str(installation.port), "--foreground"),
+        installation.command(*installation.start_arguments("--foreground")),
         env=installation.spawn_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
-    deadline = time.monotonic() + 120
-    while installation.run("status").returncode != 0:
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
-        time.sleep(0.2)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("Serving tiny"):
+            break
+    assert process.poll() is None
     return process
 
 
-def test_a_start_that_fails_tells_why_and_leaves_nothing(
-    installation: Installation, prepared_model: str
-) -> None:
-    configure(installation, kv_cache_tokens=64)
-    done = installation.run("start", "--model", prepared_model, "--port", str(installation.port), "--json")
+def test_a_start_that_fails_tells_why_and_leaves_nothing(tiny: Installation) -> None:
+    weights = tiny.home / "models" / "tiny" / "checkpoint" / "rank0.safetensors"
+    weights.write_bytes(b"\xff" * weights.stat().st_size)
+    done = tiny.run(*tiny.start_arguments("--json"))
     error = json.loads(done.stdout)["error"]
     assert done.returncode == 6, done.stdout
     assert error["code"] == "start_failed"
-    assert "kv_cache" in error["why"].lower() or "kv cache" in error["why"].lower()
-    assert not (installation.home / "run" / "service.json").exists()
-    assert installation.status() == {"state": "stopped"}
+    assert "rank0.safetensors" in error["why"]
+    assert not (tiny.home / "run" / "service.json").exists()
+    assert tiny.status() == {"state": "stopped"}
 
 
-def test_ctrl_c_while_starting_undoes_the_start(installation: Installation, prepared_model: str) -> None:
+def test_ctrl_c_while_starting_undoes_the_start(tiny: Installation) -> None:
     process = subprocess.Popen(
-        installation.command("start", "--model", prepared_model, "--port", str(installation.port)),
-        env=installation.spawn_environment(),
-        stderr=subprocess.PIPE,
-        text=True,
+        tiny.command(*tiny.start_arguments()), env=tiny.spawn_environment(), stderr=subprocess.PIPE, text=True
     )
-    record = installation.home / "run" / "service.json"
+    record = tiny.home / "run" / "service.json"
     deadline = time.monotonic() + 30
-    while not record.exists() or installation.state()["triton"] is None:
+    while not record.exists() or tiny.state()["triton"] is None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    state = installation.state()
+    state = tiny.state()
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, errors
     assert "stopped again" in errors
     assert left_behind(state["service_id"]) == []
     assert ProcessRef.of(state["triton"]["pid"]) is None
@@ -239,11 +229,11 @@ def test_ctrl_c_while_starting_undoes_the_start(installation: Installation, prep
 
 
 @pytest.mark.slow
-def test_twenty_cycles_leave_nothing(installation: Installation) -> None:
+def test_twenty_cycles_leave_nothing(tiny: Installation) -> None:
     for _ in range(20):
-        document = installation.start()
-        service_id = installation.state()["service_id"]
+        document = tiny.start()
+        service_id = tiny.state()["service_id"]
         with urllib.request.urlopen(f"{document['url']}/health/ready") as response:
             assert response.status == 200
-        installation.stop()
+        tiny.stop()
         assert left_behind(service_id) == []
