@@ -63,7 +63,7 @@ def block(finding: Finding) -> str:
     rows = {
         "where": finding.where,
         "seen": finding.evidence,
-        "why": finding.cause,
+        "why": "" if finding.title.endswith(finding.cause.rstrip(".")) else finding.cause,
         "fix": finding.fix,
         "type": finding.command,
         "more": finding.link,

@@ -16,14 +16,18 @@ from typing import Any
 
 from common.errors import UsageError
 from runtime.doctor.finding import Finding, Severity
-from runtime.logs import HARMLESS, TROUBLE
+from runtime.logs import TROUBLE
 
 DATA = Path(__file__).with_name("signatures.json")
 HEAD_BYTES = 4 << 20  # start-up errors stand at the beginning of a log, crashes at its end
 TAIL_BYTES = 16 << 20
 SHOWN = 300
 DIGITS = re.compile(r"\d+")
-# A terminal's colours and the label that `docker logs` or `kubectl logs` may put before a line.
+# What tritonserver says at error level on every machine without a GPU.
+HARMLESS = re.compile(
+    r"CudaDriverHelper|pinned system memory|unable to create stream for |NVML(?!.*mismatch)"
+)
+QUIET_LEVELS = ("debug", "info", "warning")
 NOISE = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -99,7 +103,7 @@ def read(lines: Iterable[str], source: str) -> Reading:
     reading = Reading(source)
     known: dict[str, Signature | None] = {}
     for number, raw in enumerate(lines, 1):
-        line = NOISE.sub("", raw).strip()
+        line = message(NOISE.sub("", raw).strip())
         if not line or HARMLESS.search(line):
             continue
         shape = DIGITS.sub("0", line)
@@ -107,6 +111,19 @@ def read(lines: Iterable[str], source: str) -> Reading:
             known[shape] = first_fit(line)
         _note(reading, known[shape], line, number)
     return reading
+
+
+def message(line: str) -> str:
+    """The text of a line: a JSON log line's own, or nothing when its level says that all is well."""
+    if not line.startswith('{"'):
+        return line
+    try:
+        fields = json.loads(line)
+    except ValueError:
+        return line
+    if fields.get("level") in QUIET_LEVELS:
+        return ""
+    return " ".join(str(fields[name]) for name in ("message", "error", "exception") if fields.get(name))
 
 
 def first_fit(line: str) -> Signature | None:

@@ -18,6 +18,7 @@ from runtime.environments.registry import Manager
 from runtime.environments.releases import DISTRIBUTIONS, Release, load
 
 CONDA: tuple[Manager, ...] = ("conda", "mamba", "micromamba")
+TOOLS = ("pip", "setuptools", "wheel")
 DEFAULT_NAMES: dict[Engine, str] = {"cpu": "ew-cpu", "cuda-trt": "ew-trt", "cuda-vllm": "ew-vllm"}
 
 
@@ -124,7 +125,8 @@ def _cuda_steps(request: SetupRequest) -> tuple[Step, ...]:
     torch = f"torch=={torch_version(release.torch)}"
     source = _source(request)
     engine_from = source or _engine_index(request.engine)
-    update = Step("pip", "bring pip up to date", (*pip, *source, "--upgrade", "pip", "setuptools", "wheel"))
+    # A folder of wheels holds what the engine needs; pip's own update is not among it.
+    update = () if source else (Step("pip", "bring pip up to date", (*pip, "--upgrade", *TOOLS)),)
     engine = Step("engine", f"install {request.engine}", (*pip, *engine_from, *_requirements(request, torch)))
     if request.engine != "cuda-trt":
         return update, engine
