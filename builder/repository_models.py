@@ -244,7 +244,7 @@ def _worker_json(target: _Target) -> bytes:
     document = {
         "engine": config.engine,
         "python": None,
-        "root": str(SOURCE_ROOT),
+        "root": _portable(SOURCE_ROOT, target),
         "package": _portable(target.package.folder, target),
         "options": {
             "precision": config.precision,

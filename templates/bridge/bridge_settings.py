@@ -57,7 +57,7 @@ def read_settings(arguments: Mapping[str, str], model_config: Mapping[str, Any])
         name=arguments["model_name"],
         engine=document.get("engine") or "cpu",
         python=document.get("python") or os.environ.get("EW_WORKER_PYTHON") or sys.executable,
-        root=_root(document),
+        root=_root(document, version_folder),
         package=_package(document, model_config, version_folder),
         options=document.get("options") or {},
         env={name: str(value) for name, value in (document.get("env") or {}).items()},
@@ -79,13 +79,15 @@ def _read_document(path: Path) -> dict[str, Any]:
     return document
 
 
-def _root(document: Mapping[str, Any]) -> Path:
-    root = document.get("root") or os.environ.get("EW_ROOT")
-    if not root:
+def _root(document: Mapping[str, Any], version_folder: Path) -> Path:
+    """Where the worker's code is; a relative path in worker.json starts at the version folder."""
+    given = document.get("root") or os.environ.get("EW_ROOT")
+    if not given:
         raise SettingsError("Nothing says where the worker is: set root in worker.json, or EW_ROOT.")
-    if not (Path(root) / "worker" / "__main__.py").is_file():
+    root = (version_folder / given).resolve()
+    if not (root / "worker" / "__main__.py").is_file():
         raise SettingsError(f"There is no worker in {root}: correct root in worker.json, or EW_ROOT.")
-    return Path(root)
+    return root
 
 
 def _package(document: Mapping[str, Any], model_config: Mapping[str, Any], version_folder: Path) -> Path:
