@@ -20,7 +20,7 @@ from worker.protocol import Failure
 from worker.serving import Adapter, Connection, Inbox, Server, end_with_bridge
 
 LOG = logging.getLogger("worker")
-ADAPTERS = {"cpu": "worker.openvino.adapter"}
+ADAPTERS = {"cpu": "worker.openvino.adapter", "cuda-vllm": "worker.vllm.adapter"}
 
 
 def main(arguments: list[str]) -> int:

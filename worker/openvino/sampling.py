@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Set
 from typing import Any
 
 import openvino_genai as genai
 
+from worker.choice import choice, seed_of
 from worker.protocol import Sampling
 
 SEED_MASK = (1 << 64) - 1
@@ -17,9 +17,6 @@ def generation_config(
     sampling: Sampling, vocab_size: int, *, generated: int = 0, banned: Set[int] | None = None
 ) -> Any:
     """The engine's GenerationConfig for what is left of a request.
-
-    Neither top_k nor top_p, top_k 1 or temperature 0 is greedy; top_k alone is top_k with top_p 1.
-    Without a seed every request draws its own.
 
     Args:
         generated: tokens that the request has already made.
@@ -60,13 +57,11 @@ def _ban(config: Any, banned: Set[int]) -> None:
 
 
 def _set_choice(config: Any, sampling: Sampling, vocab_size: int, generated: int) -> None:
-    top_k, top_p = sampling.top_k or 0, max(sampling.top_p or 0.0, 0.0)
-    greedy = top_k == 1 or sampling.temperature == 0.0 or (top_k == 0 and top_p == 0.0)
-    config.do_sample = not greedy
-    if greedy:
+    chosen = choice(sampling)
+    config.do_sample = not chosen.greedy
+    if chosen.greedy:
         return
-    config.temperature = 1.0 if sampling.temperature is None else sampling.temperature
-    config.top_p = top_p or 1.0
-    config.top_k = min(top_k, vocab_size) or vocab_size
-    seed = int.from_bytes(os.urandom(8), "little") if sampling.seed is None else sampling.seed
-    config.rng_seed = (seed + generated) & SEED_MASK
+    config.temperature = chosen.temperature
+    config.top_p = chosen.top_p
+    config.top_k = min(chosen.top_k, vocab_size) or vocab_size
+    config.rng_seed = (seed_of(sampling) + generated) & SEED_MASK

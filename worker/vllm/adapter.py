@@ -1,0 +1,207 @@
+"""vLLM's engine core behind the worker's Adapter: the engine of `engine: cuda-vllm`.
+
+The core runs in its own process and schedules without waiting for us (asynchronous scheduling); requests
+and tokens cross by vLLM's own socket. Its output processor, which makes texts, is left out: here a step is
+token ids in, token ids out.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import time
+from array import array
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+
+from vllm.engine.arg_utils import EngineArgs
+from vllm.v1.engine import EngineCoreRequest, FinishReason
+from vllm.v1.engine.core_client import EngineCoreClient
+from vllm.v1.executor import Executor
+
+from common.errors import EngineError
+from worker.protocol import Finish, GenerationRequest, Ready, Refusal, Status, Update
+from worker.serving import Load
+from worker.stopping import StopWords
+from worker.validate import Limits, RequestRefused
+from worker.vllm.options import EngineOptions, checkpoint_folder, engine_arguments
+from worker.vllm.sampling import sampling_params
+
+# A step waits this long for the core, so that new requests and cancellations are passed on in between.
+WAIT_SECONDS = 0.002
+
+
+class _Running:
+    """A request inside the core."""
+
+    def __init__(self, request: GenerationRequest) -> None:
+        self.request = request
+        self.stop_words = StopWords(request.sampling.stop_words)
+        self.scheduled_ns = 0
+
+
+class VllmAdapter:
+    """In-flight batching, paged KV cache and prefix caching by vLLM's engine core."""
+
+    def __init__(self, core: Any, ready: Ready, bounds: Limits) -> None:
+        self._core = core
+        self._ready = ready
+        self._limits = bounds
+        self._running: dict[str, _Running] = {}
+        self._load = Load(0, 0.0)
+
+    @property
+    def limits(self) -> Limits:
+        return self._limits
+
+    @property
+    def ready(self) -> Ready:
+        return self._ready
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._running)
+
+    @property
+    def active(self) -> int:
+        return len(self._running)
+
+    def load(self) -> Load:
+        return self._load
+
+    def submit(self, request: GenerationRequest) -> None:
+        name = str(request.request_id)
+        try:
+            params = sampling_params(request.sampling)
+        except ValueError as error:
+            raise RequestRefused(str(error), code="refused_by_engine") from error
+        self._core.add_request(_core_request(name, request, params))
+        self._running[name] = _Running(request)
+
+    def cancel(self, request_id: int) -> None:
+        if self._running.pop(str(request_id), None) is not None:
+            self._core.abort_requests([str(request_id)])
+
+    def step(self) -> list[Update | Refusal]:
+        """New tokens of every request since the last step: several of one request when they are waiting."""
+        outputs = self._next_outputs()
+        self._scheduled = len(outputs)
+        now = time.monotonic_ns()
+        return [result for output in outputs if (result := self._read(output, now))]
+
+    def _next_outputs(self) -> list[Any]:
+        try:
+            found = self._core.outputs_queue.get(timeout=WAIT_SECONDS)
+        except queue.Empty:
+            return []
+        if isinstance(found, Exception):
+            raise EngineError(
+                "vLLM's engine core has failed.", why=repr(found), code="engine_failed"
+            ) from found
+        outputs: list[Any] = found.outputs
+        return outputs
+
+    def _read(self, output: Any, now: int) -> Update | Refusal | None:
+        running = self._running.get(output.request_id)
+        if running is None:  # cancelled while this was on its way
+            return None
+        running.scheduled_ns = running.scheduled_ns or now
+        if output.finish_reason in (FinishReason.ERROR, FinishReason.ABORT):
+            del self._running[output.request_id]
+            return _failed(running, output)
+        tokens, finish = self._take(running, output)
+        if finish != Finish.NONE:
+            del self._running[output.request_id]
+            if output.finish_reason is None:
+                self._core.abort_requests([output.request_id])
+        log_probs = _log_probs(output, len(tokens)) if running.request.sampling.log_probs else None
+        return Update(running.request.request_id, tokens, finish, log_probs, running.scheduled_ns)
+
+    def _take(self, running: _Running, output: Any) -> tuple[array[int], Finish]:
+        """The new tokens up to the end id (left out) or a stop word (kept), and why they end, if they do."""
+        tokens = array("i")
+        for token in output.new_token_ids:
+            if token == running.request.sampling.end_id and output.finish_reason == FinishReason.STOP:
+                return tokens, Finish.END_ID
+            tokens.append(token)
+            if running.stop_words.ends_with(token):
+                return tokens, Finish.STOP_WORDS
+        ended = output.finish_reason is not None
+        return tokens, Finish.LENGTH if ended else Finish.NONE
+
+
+def _core_request(name: str, request: GenerationRequest, params: Any) -> Any:
+    return EngineCoreRequest(
+        request_id=name,
+        prompt_token_ids=request.input_ids.tolist(),
+        mm_features=None,
+        sampling_params=params,
+        pooling_params=None,
+        arrival_time=time.time(),
+        lora_request=None,
+        cache_salt=None,
+        data_parallel_rank=None,
+        external_req_id=name,
+    )
+
+
+def _log_probs(output: Any, count: int) -> array[float]:
+    """Of the chosen tokens: the first column of vLLM's table."""
+    if output.new_logprobs is None:
+        return array("f")
+    return array("f", (float(row[0]) for row in output.new_logprobs.logprobs[:count]))
+
+
+def _failed(running: _Running, output: Any) -> Refusal:
+    reason = output.stop_reason or output.finish_reason
+    return Refusal(
+        running.request.request_id, Status.INTERNAL, "engine_failed", f"vLLM ended this request: {reason}."
+    )
+
+
+def load(package: Path, options: Mapping[str, Any]) -> VllmAdapter:
+    """Start vLLM on the package's Hugging Face checkpoint.
+
+    Raises:
+        ConfigError: an option is wrong.
+        CheckpointError: there is no Hugging Face checkpoint.
+        Exception: whatever vLLM raises while it starts; the caller reports it.
+    """
+    settings = EngineOptions.parse(options)
+    arguments = engine_arguments(settings, checkpoint_folder(package, settings))
+    config = EngineArgs(**arguments).create_engine_config()
+    core = EngineCoreClient.make_client(
+        multiprocess_mode=True,
+        asyncio_mode=False,
+        vllm_config=config,
+        executor_class=Executor.get_class(config),
+        log_stats=True,
+    )
+    cache = config.cache_config
+    kv_tokens = int(cache.num_gpu_blocks or 0) * int(cache.block_size)
+    bounds = _limits(config.model_config, settings, kv_tokens)
+    ready = Ready(
+        engine="cuda-vllm",
+        vocab_size=bounds.vocab_size,
+        max_batch_size=settings.max_batch_size,
+        max_input_len=bounds.max_input_len,
+        max_output_len=bounds.max_output_len,
+        kv_cache_tokens=kv_tokens,
+        kv_block_tokens=int(cache.block_size),
+    )
+    return VllmAdapter(core, ready, bounds)
+
+
+def _limits(model: Any, options: EngineOptions, kv_tokens: int) -> Limits:
+    total = min(int(model.max_model_len), kv_tokens)
+    return Limits(
+        vocab_size=int(model.get_vocab_size()),
+        max_input_len=min(options.max_input_len or total, total - 1),
+        max_output_len=min(options.max_output_len or total, total - 1),
+        max_total_len=total,
+    )

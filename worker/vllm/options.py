@@ -1,0 +1,94 @@
+"""Options of the cuda-vllm engine, and vLLM's arguments that follow from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from common.errors import CheckpointError, ConfigError
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """The `options` of worker.json. None means: vLLM's own default.
+
+    `model` is a Hugging Face checkpoint folder; without it the package says where it came from.
+    `engine_args` are further arguments of vLLM's EngineArgs and win over all others.
+    """
+
+    model: str | None = None
+    dtype: str = "auto"
+    max_batch_size: int = 256
+    max_input_len: int | None = None
+    max_output_len: int | None = None
+    tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
+    gpu_memory_fraction: float = 0.9
+    engine_args: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, document: Mapping[str, Any]) -> EngineOptions:
+        """Raises ConfigError for an unknown option."""
+        known = {option.name for option in fields(cls)}
+        unknown = sorted(set(document) - known)
+        if unknown:
+            raise ConfigError(
+                f"The cuda-vllm engine has no option {unknown[0]!r}; it has {', '.join(sorted(known))}.",
+                hint="Correct deploy/config.json and render the model repository again.",
+                code="worker_options_invalid",
+            )
+        return cls(**{name: value for name, value in document.items() if value is not None})
+
+    @property
+    def max_model_len(self) -> int | None:
+        if self.max_input_len and self.max_output_len:
+            return self.max_input_len + self.max_output_len
+        return None
+
+
+def engine_arguments(options: EngineOptions, model: Path) -> dict[str, Any]:
+    """What EngineArgs is called with. Text is made elsewhere, so vLLM needs no tokenizer."""
+    arguments: dict[str, Any] = {
+        "model": str(model),
+        "skip_tokenizer_init": True,
+        "dtype": options.dtype,
+        "max_num_seqs": options.max_batch_size,
+        "max_model_len": options.max_model_len,
+        "tensor_parallel_size": options.tensor_parallel_size,
+        "pipeline_parallel_size": options.pipeline_parallel_size,
+        "gpu_memory_utilization": options.gpu_memory_fraction,
+        "enable_prefix_caching": True,
+        "generation_config": "vllm",
+        "disable_log_stats": False,  # its own statistics say how full the KV cache is
+        "trust_remote_code": False,
+    }
+    return arguments | dict(options.engine_args)
+
+
+def checkpoint_folder(package: Path, options: EngineOptions) -> Path:
+    """The Hugging Face checkpoint to load: `model`, the package itself, or what its manifest names.
+
+    Raises:
+        CheckpointError: none of them is a folder with a config.json.
+    """
+    candidates = [Path(options.model)] if options.model else [package, *_source_of(package)]
+    for folder in candidates:
+        if (folder / "config.json").is_file():
+            return folder
+    raise CheckpointError(
+        f"There is no Hugging Face checkpoint at {candidates[-1]}.",
+        why="vLLM loads the original checkpoint, not the converted one.",
+        hint="Set model_path in deploy/config.json to the checkpoint folder.",
+        code="checkpoint_missing",
+    )
+
+
+def _source_of(package: Path) -> list[Path]:
+    try:
+        manifest = json.loads((package / "ew.json").read_text(encoding="utf-8"))
+        return [Path(manifest["source"]["path"])]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
