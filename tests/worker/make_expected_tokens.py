@@ -6,7 +6,7 @@ Needs PyTorch and transformers, which neither the product nor its tests need:
 
 Families that transformers has no class for run as the class they are equal to, their weights renamed;
 ALiBi and Qwen1's logn attention run in `Reference` below, which is first checked against transformers.
-With --demo also data/expected_demo.json, from the demo checkpoint.
+With --demo data/expected_demo.json instead, from the demo checkpoint.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ DEMO_PROMPTS = (
     "The quick brown fox",
     "1, 2, 3, 4,",
     "写一首关于春天的诗。",
-    "Once upon a time, in a small village,",
+    "Tell me a fun fact about octopuses.",
     "Emoji test: 🙂🚀🌍",
     "Summarise the rules of chess in two sentences.",
 )
@@ -59,14 +59,15 @@ def main() -> None:
     arguments = parser.parse_args()
     DATA.mkdir(exist_ok=True)
     torch.set_grad_enabled(False)
+    if arguments.demo:
+        demo = demo_tokens(arguments.demo)
+        (DATA / "expected_demo.json").write_text(_compact(demo), encoding="utf-8")
+        return
     check_reference()
     tokens = {name: tiny_tokens(name) for name in tiny.CONFIGS}
     if not all(tokens.values()):
         raise SystemExit("Too close to a tie for a comparison of tokens; change tiny.PROMPT_SEEDS.")
     (DATA / "expected_tokens.json").write_text(_compact(tokens), encoding="utf-8")
-    if arguments.demo:
-        demo = demo_tokens(arguments.demo)
-        (DATA / "expected_demo.json").write_text(_compact(demo), encoding="utf-8")
 
 
 def _compact(rows: dict[str, Any]) -> str:
@@ -348,16 +349,19 @@ def check_reference() -> None:
 
 
 def demo_tokens(folder: Path) -> dict[str, Any]:
-    """Chat turns of DEMO_PROMPTS as token ids, and what the demo model answers greedily."""
+    """Chat turns of DEMO_PROMPTS as token ids, and what the demo model answers greedily, up to its end token."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     rows = {}
     for prompt in DEMO_PROMPTS:
         turn = [{"role": "user", "content": prompt}]
         ids = tokenizer.apply_chat_template(turn, add_generation_prompt=True)["input_ids"]
-        output = model.generate(
-            torch.tensor([ids]), max_new_tokens=DEMO_TOKENS, min_new_tokens=DEMO_TOKENS, do_sample=False
-        )
+        output = model.generate(torch.tensor([ids]), max_new_tokens=DEMO_TOKENS, do_sample=False)
+        best = torch.topk(model(output).logits[0, len(ids) - 1 : -1], 2).values
+        gap = float((best[:, 0] - best[:, 1]).min())
+        print(f"{prompt}: smallest gap between the best two logits {gap:.4f}")
+        if gap < SMALLEST_GAP:
+            raise SystemExit("Too close to a tie for a comparison of tokens; change the prompt.")
         rows[prompt] = {"ids": ids, "tokens": output[0, len(ids) :].tolist()}
     return rows
 
