@@ -21,6 +21,7 @@ from common.paths import home
 from common.tensors import write_error
 
 DISK_MARGIN = 64 * 2**20
+DISK_BLOCK = 512
 
 
 def convert(request: ConvertRequest, *, progress: Progress | None = None) -> ConvertResult:
@@ -156,7 +157,8 @@ def _state(prepared: Prepared) -> dict[str, object]:
 def _foresee_disk(prepared: Prepared, space: Workspace) -> None:
     """Refuse before writing when the checkpoint cannot fit; what a resumed one already has counts."""
     needed = int(prepared.plan["checkpoint_bytes"]) + DISK_MARGIN
-    there = sum(path.stat().st_size for path in (space.folder / CHECKPOINT).glob("*") if path.is_file())
+    files = [path for path in (space.folder / CHECKPOINT).rglob("*") if path.is_file()]
+    there = sum(path.stat().st_blocks * DISK_BLOCK for path in files)
     free = shutil.disk_usage(space.folder).free
     if needed - there > free:
         raise ResourceError(

@@ -56,7 +56,7 @@ def outlook(prepared: Prepared, folder: Path) -> EngineInfo:
 
 
 def write_llm_args(prepared: Prepared, space: Workspace) -> bool:
-    """PyTorch era: `llm_args.json` instead of an engine. A change, told by True, first unmakes the package."""
+    """PyTorch era: `llm_args.json` instead of an engine. True when changed, which unmakes the package."""
     if prepared.target.era != "pytorch" or prepared.request.stage != "engine":
         return False
     source, path = prepared.source, space.folder / LLM_ARGS

@@ -22,6 +22,8 @@ CONFIG_FILES = (
 )
 WEIGHT_FILES = ("*.safetensors",)
 PICKLE_FILES = ("pytorch_model*.bin",)
+# a second copy of the weights in another layout, and what lies in subfolders
+NOT_WANTED = ("consolidated*", "*/*.safetensors", "*/*.bin")
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,11 @@ def _download(model: str, revision: str | None, *, weights: bool, allow_pickle: 
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
     patterns = [*CONFIG_FILES, *(WEIGHT_FILES if weights else ()), *(PICKLE_FILES if allow_pickle else ())]
     try:
-        folder = Path(api.snapshot_download(model, revision=revision, allow_patterns=patterns))
+        folder = Path(
+            api.snapshot_download(
+                model, revision=revision, allow_patterns=patterns, ignore_patterns=list(NOT_WANTED)
+            )
+        )
     except GatedRepoError:
         raise _gated(model) from None
     except RepositoryNotFoundError:

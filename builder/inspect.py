@@ -209,7 +209,8 @@ def _refuse_trtllm(folder: Path, config: dict[str, Any]) -> None:
 
 def find_weights(folder: Path, *, allow_pickle: bool = False) -> tuple[WeightFile, ...]:
     """The weight files of a folder: safetensors, or pickles where they are allowed."""
-    safetensors = sorted(folder.glob("*.safetensors"))
+    every = sorted(folder.glob("*.safetensors"))
+    safetensors = [path for path in every if not path.name.startswith("consolidated")] or every
     pickles = sorted(path for path in folder.iterdir() if _is_pickled_weights(path))
     if not safetensors and not pickles:
         raise CheckpointError(

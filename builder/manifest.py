@@ -45,7 +45,7 @@ class Source(Record):
     model: str = Field(description="What was asked for: a local folder or a hub id.")
     kind: Literal["path", "hub"]
     path: str = Field(description="The folder that was read.")
-    revision: str | None = Field(None, description="Commit of the hub repository.")
+    revision: str | None = Field(default=None, description="Commit of the hub repository.")
     digest: str = Field(description="SHA-256 over config, index, weight headers and samples of the weights.")
     files: list[SourceFile]
 

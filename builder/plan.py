@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from builder.data import load
 from builder.gpus import GIB, Gpu, number_type_problem
 from builder.manifest import Layout, RuntimeTarget, Sizes
 from builder.shape import DTYPE_BYTES, ModelShape
@@ -20,7 +21,9 @@ MAX_NUM_TOKENS = 8192
 LOGITS_BYTES = 4
 CONVERT_MEMORY = 1 * GIB
 WEIGHT_BYTES = {"fp8": 1.0, "int8_sq": 1.0, "int4_awq": 0.53, "w4a8_awq": 0.53, "nvfp4": 0.5625}
-BANDS = ((12, 16, 32), (24, 32, 64))
+ERAS = {"engine": "engines (up to 1.2.1)", "pytorch": "PyTorch runtime (newest)"}
+# cards sold as 12 and 24 GB report a little less or more; the limits, in GiB, allow for that
+BANDS = ((11.5, (16, 32)), (24.5, (32, 64)))
 LARGEST_BAND = (64, 128)
 
 
@@ -71,6 +74,7 @@ def make_plan(
     sizes: Sizes,
     target: RuntimeTarget,
     *,
+    architecture: str = "",
     gpu: Gpu | None = None,
     quantization: str | None = None,
     kv_dtype: str | None = None,
@@ -84,8 +88,9 @@ def make_plan(
         fit = _fit(gpu, {figure.name: figure.value for figure in figures}, sizes)
         figures += fit
         problems += _memory_problems(gpu, fit, sizes)
+        remarks += _batch_remarks(fit, sizes)
     figures += _host_figures(shape, layout)
-    figures.append(Figure("era", target.era, "", f"TensorRT-LLM {target.tensorrt_llm}: {target.reason}"))
+    figures += _runtime_figures(architecture, target)
     return Plan(tuple(figures), tuple(problems), tuple(remarks))
 
 
@@ -157,9 +162,7 @@ def _fit(gpu: Gpu, values: dict[str, Any], sizes: Sizes) -> list[Figure]:
 
 def recommended_batch(gpu_memory: int, full_length_requests: int) -> tuple[int, str]:
     """max_batch_size for a GPU: the band of its memory, moved by how many whole requests fit."""
-    low, high = next(((low, high) for limit, low, high in BANDS if gpu_memory <= limit * GIB), LARGEST_BAND)
-    if gpu_memory == BANDS[0][0] * GIB:
-        low, high = BANDS[1][1:]
+    low, high = next((band for limit, band in BANDS if gpu_memory < limit * GIB), LARGEST_BAND)
     band = f"band for {gpu_memory / GIB:.0f} GiB: {low} to {high}"
     if full_length_requests >= high:
         return high, f"{band}; {full_length_requests} requests of full length fit, so its upper end"
@@ -236,3 +239,22 @@ def _memory_problems(gpu: Gpu, fit: list[Figure], sizes: Sizes) -> list[str]:
             f" {sizes.max_seq_len}: lower --max-input-len or --max-output-len, or raise --tp-size."
         ]
     return []
+
+
+def _batch_remarks(fit: list[Figure], sizes: Sizes) -> list[str]:
+    recommended = next(figure.value for figure in fit if figure.name == "recommended_max_batch_size")
+    if not isinstance(recommended, int) or sizes.max_batch_size <= recommended:
+        return []
+    return [
+        f"max_batch_size {sizes.max_batch_size} is above the recommended {recommended}:"
+        " when all requests are long, some wait or are paused for KV cache."
+    ]
+
+
+def _runtime_figures(architecture: str, target: RuntimeTarget) -> list[Figure]:
+    era = Figure("era", target.era, "", f"TensorRT-LLM {target.tensorrt_llm}: {target.reason}")
+    if not architecture:
+        return [era]
+    eras = [text for name, text in ERAS.items() if architecture in load("model_map")[name]]
+    found = ", ".join(eras) or "none"
+    return [era, Figure("supported_by", found, "", f"where TensorRT-LLM lists {architecture}")]

@@ -96,7 +96,7 @@ def prepare(request: ConvertRequest, report: Progress) -> Prepared:
     config = _trtllm_config(inspection, layout, request)
     if writes and request.stage != "plan":
         ShardPlan(Source(source.folder, allow_pickle=request.allow_pickle), config, layout)
-    plan = _plan(request, config, target)
+    plan = _plan(request, config, target, inspection.architecture)
     _refuse_misfit(plan, request)
     key = _key(inspection, layout, request, writes)
     options = read_options(request.extra, target, request.own_options)
@@ -124,12 +124,13 @@ def _trtllm_config(
     return inspection.config
 
 
-def _plan(request: ConvertRequest, config: dict[str, Any], target: RuntimeTarget) -> Plan:
+def _plan(request: ConvertRequest, config: dict[str, Any], target: RuntimeTarget, architecture: str) -> Plan:
     return make_plan(
         shape_of(config),
         layout_of(request),
         sizes_of(request),
         target,
+        architecture=architecture,
         gpu=choose_gpu(request),
         quantization=request.quantization,
     )

@@ -70,11 +70,15 @@ def _digests(folder: Path, known: Mapping[str, FileEntry], report: Progress) -> 
 
 
 def package_files(folder: Path) -> list[Path]:
-    """The files that belong to a package, in a stable order; hidden ones are scratch."""
+    """The files that belong to a package, in a stable order; hidden files and folders are scratch."""
     inside = (path for part in PARTS for path in (folder / part).rglob("*"))
-    files = [path for path in inside if path.is_file() and not path.name.startswith(".")]
+    files = [path for path in inside if path.is_file() and not _is_hidden(path.relative_to(folder))]
     extra = folder / LLM_ARGS
     return sorted([*files, extra] if extra.is_file() else files)
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _engine_key(prepared: Prepared, engine: EngineInfo) -> str | None:
