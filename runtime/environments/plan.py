@@ -129,13 +129,10 @@ def _cuda_steps(request: SetupRequest) -> tuple[Step, ...]:
     update = () if source else (Step("pip", "bring pip up to date", (*pip, "--upgrade", *TOOLS)),)
     engine = Step("engine", f"install {request.engine}", (*pip, *engine_from, *_requirements(request, torch)))
     if request.engine != "cuda-trt":
-        return update, engine
+        return (*update, engine)
     torch_from = source or ("--index-url", torch_index(release))
-    return (
-        update,
-        Step("torch", f"install PyTorch for CUDA {release.cuda}", (*pip, *torch_from, torch)),
-        engine,
-    )
+    install_torch = Step("torch", f"install PyTorch for CUDA {release.cuda}", (*pip, *torch_from, torch))
+    return (*update, install_torch, engine)
 
 
 def _requirements(request: SetupRequest, torch: str) -> list[str]:
