@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -14,17 +16,16 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Target:
-    """Something that streams tokens. `token` finds one event's tokens: group 1 is text, or absent for one id."""
+    """Something that streams tokens; `token` finds them: its group is text, without a group it is one id."""
 
     name: str
     port: int
     path: str
     token: re.Pattern[bytes]
-    headers: str = ""
 
     def request(self, row: int, tokens: int) -> bytes:
         body = json.dumps(self._body(row, tokens)).encode()
-        head = f"POST {self.path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{self.headers}"
+        head = f"POST {self.path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
     def _body(self, row: int, tokens: int) -> dict[str, Any]:
@@ -102,18 +103,19 @@ class Stream(asyncio.Protocol):
         self._transport.write(self._target.request(self._row, self._arrived.shape[1]))
 
 
+async def _connect(
+    loop: asyncio.AbstractEventLoop, protocol: Callable[[], Stream], port: int
+) -> tuple[asyncio.Transport, Stream]:
+    return await loop.create_connection(protocol, "127.0.0.1", port)
+
+
 async def load(target: Target, streams: int, requests: int, tokens: int, limit: float) -> Run:
     """`streams` connections that make `requests` requests in all, each of `tokens` tokens."""
     loop = asyncio.get_running_loop()
     began, arrived = np.full(requests, np.nan), np.full((requests, tokens), np.nan)
     rows = [list(range(first, requests, streams)) for first in range(streams)]
     start = perf_counter()
-    made = [
-        await loop.create_connection(
-            lambda own=own: Stream(target, own, began, arrived), "127.0.0.1", target.port
-        )
-        for own in rows
-    ]
+    made = [await _connect(loop, partial(Stream, target, own, began, arrived), target.port) for own in rows]
     protocols = [protocol for _, protocol in made]
     await asyncio.wait([protocol.done for protocol in protocols], timeout=limit)
     seconds = perf_counter() - start

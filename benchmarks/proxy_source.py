@@ -1,7 +1,7 @@
 """A token source at C speed: uvloop, answers rendered once, one timer for all paced streams.
 
-Speaks Triton's generate_stream and OpenAI's chat stream. Every token is the same id, so that clients can count
-tokens in any framing; the time of each write goes to a shared array, row `seed`, column token number.
+Speaks Triton's generate_stream and OpenAI's chat stream. Every token is the same id, so that clients can
+count tokens in any framing; the time of each write goes to a shared array, row `seed`, column token number.
 """
 
 from __future__ import annotations
