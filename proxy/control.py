@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from common.errors import EwError
-from proxy import metrics
+from proxy import metrics, openapi
 from proxy.service import Service
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -23,6 +23,7 @@ def control_routes(service: Service) -> list[Route]:
         Route("/health/live", control.live),
         Route("/health/ready", control.ready),
         Route("/metrics", control.metrics),
+        Route("/openapi.json", control.openapi),
         Route("/api/v1/models", control.models),
         Route("/api/v1/models/{model_id}", control.model),
         Route("/api/v1/models/{model_id}/load", control.load, methods=["POST"]),
@@ -48,6 +49,9 @@ class Control:
 
     async def metrics(self, request: Request) -> Response:
         return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def openapi(self, request: Request) -> Response:
+        return _json(openapi.document())
 
     async def models(self, request: Request) -> Response:
         registry = self._service.registry
