@@ -6,9 +6,8 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ class CheckpointReport:
     Args:
         files: config.json and the rank files, in order.
         nbytes: size of the rank files; `reused_bytes` of them came from an interrupted run.
+        sha256: file name to hex digest, taken while writing.
         seconds: wall time.
     """
 
@@ -42,22 +42,8 @@ class CheckpointReport:
     files: tuple[Path, ...]
     nbytes: int
     reused_bytes: int
+    sha256: Mapping[str, str]
     seconds: float
-
-    @cached_property
-    def sha256(self) -> dict[str, str]:
-        """File name to digest; read from the files when first asked for."""
-        return {path.name: file_sha256(path) for path in self.files}
-
-
-def file_sha256(path: Path) -> str:
-    """Hex SHA-256 of a file."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        buffer = bytearray(1 << 20)
-        while count := file.readinto(buffer):
-            digest.update(memoryview(buffer)[:count])
-    return digest.hexdigest()
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -113,12 +99,15 @@ def write_checkpoint(
     try:
         output.mkdir(parents=True, exist_ok=True)
         (output / "config.json").unlink(missing_ok=True)
-        reused = fill(plan, output, workers=_workers(workers), resume=resume, progress=progress)
+        filled = fill(plan, output, workers=_workers(workers), resume=resume, progress=progress)
         write_json(output / "config.json", config)
     except OSError as error:
         raise write_error(output, error) from error
     files = (output / "config.json", *(output / file.name for file in plan.files))
-    return CheckpointReport(output, files, plan.total_bytes, reused, time.monotonic() - started)
+    own = hashlib.sha256(files[0].read_bytes()).hexdigest()
+    digests = {"config.json": own, **filled.sha256}
+    seconds = time.monotonic() - started
+    return CheckpointReport(output, files, plan.total_bytes, filled.reused_bytes, digests, seconds)
 
 
 def _workers(asked: int) -> int:

@@ -44,12 +44,17 @@ class Target:
 
 @dataclass(frozen=True)
 class Move:
-    """A rectangle of a source tensor for a rank file; `offset` is its first byte there."""
+    """A rectangle of a source tensor for a rank file, where it fills bytes [offset, offset + nbytes)."""
 
     rank: int
     rows: tuple[int, int]
     columns: tuple[int, int]
     offset: int
+    nbytes: int
+
+    @property
+    def place(self) -> tuple[int, int]:
+        return self.offset, self.offset + self.nbytes
 
 
 @dataclass(frozen=True)
@@ -225,10 +230,11 @@ class ShardPlan:
                 item = STORED[target.dtype].itemsize
                 normalised = target.entry.normalised and self._normalised
                 for block in target.mosaic.blocks:
+                    size = block.height * block.width * item
                     if block.source != PADDING:
-                        move = Move(rank, block.rows, block.columns, offset)
+                        move = Move(rank, block.rows, block.columns, offset, size)
                         moves[self._real(block), target.dtype, normalised].append(move)
-                    offset += block.height * block.width * item
+                    offset += size
         return moves
 
     def _steps(self) -> Iterator[Step]:
@@ -238,13 +244,12 @@ class ShardPlan:
 
     def _steps_of(self, name: str, dtype: str, normalised: bool, moves: list[Move]) -> Iterator[Step]:
         info = self.source.info(name)
-        item = STORED[dtype].itemsize
         height = max(1, STEP_BYTES * info.shape[0] // max(info.nbytes, 1))
         for begin in range(0, info.shape[0], height):
             end = min(begin + height, info.shape[0])
-            parts = tuple(part for move in moves for part in _cut(move, begin, end, item))
+            parts = tuple(part for move in moves for part in cut(move, begin, end))
             if parts:
-                size = sum(_area(part) for part in parts) * item
+                size = sum(part.nbytes for part in parts)
                 yield Step(name, (begin, end), dtype, normalised, parts, size)
 
     @property
@@ -260,13 +265,10 @@ class ShardPlan:
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _area(move: Move) -> int:
-    return (move.rows[1] - move.rows[0]) * (move.columns[1] - move.columns[0])
-
-
-def _cut(move: Move, begin: int, end: int, item: int) -> Iterator[Move]:
+def cut(move: Move, begin: int, end: int) -> Iterator[Move]:
     """The part of a move whose source rows are in [begin, end)."""
     first, last = max(move.rows[0], begin), min(move.rows[1], end)
     if first < last:
-        skipped = (first - move.rows[0]) * (move.columns[1] - move.columns[0]) * item
-        yield Move(move.rank, (first, last), move.columns, move.offset + skipped)
+        row = move.nbytes // (move.rows[1] - move.rows[0])
+        offset = move.offset + (first - move.rows[0]) * row
+        yield Move(move.rank, (first, last), move.columns, offset, (last - first) * row)

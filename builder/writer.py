@@ -10,20 +10,24 @@ import fcntl
 import os
 import shutil
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from builder.digests import FileDigests, gaps
 from builder.normhead import normalise_rows
-from builder.shard import RankFile, ShardPlan, Step
+from builder.shard import RankFile, ShardPlan, Step, cut
 from common.casts import STORED, Array, cast_into
 from common.errors import ResourceError
 from common.tensors import write_error
 
 PARTIAL = ".partial"
+PIECE_BYTES = 1 << 19  # of the source; what is cast or gathered stays in the cache until it is written
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 Progress = Callable[[int, int], None]
 
@@ -98,21 +102,28 @@ class Filler:
         source = self._plan.source
         file, info = source.file_of(step.source), source.info(step.source)
         begin, end = step.rows
-        values = file.view(step.source).reshape(info.shape[0], -1)[begin:end]
-        if info.dtype != step.dtype:
-            values = self._converted(values, info.dtype, step.dtype)
-        if step.normalised:
-            values = normalise_rows(values, step.dtype)
-        for move in step.moves:
-            (first, last), (left, right) = move.rows, move.columns
-            self._write(move.rank, values[first - begin : last - begin, left:right], step.dtype, move.offset)
         row_bytes = info.nbytes // info.shape[0]
+        values = file.view(step.source).reshape(info.shape[0], -1)
+        height = max(1, PIECE_BYTES // row_bytes)
+        for first in range(begin, end, height):
+            last = min(first + height, end)
+            self._piece(step, first, self._changed(step, values[first:last], info.dtype))
         file.drop(info.offset + begin * row_bytes, info.offset + end * row_bytes)
 
-    def _converted(self, values: Array, source_dtype: str, dtype: str) -> Array:
-        result = self._scratch.array("cast", dtype, (values.shape[0], values.shape[1]))
-        cast_into(values, source_dtype, result, dtype)
-        return result
+    def _changed(self, step: Step, values: Array, source_dtype: str) -> Array:
+        if source_dtype != step.dtype:
+            result = self._scratch.array("cast", step.dtype, (values.shape[0], values.shape[1]))
+            cast_into(values, source_dtype, result, step.dtype)
+            values = result
+        return normalise_rows(values, step.dtype) if step.normalised else values
+
+    def _piece(self, step: Step, begin: int, values: Array) -> None:
+        """Write source rows from `begin` on to every rank that has them."""
+        for move in step.moves:
+            for part in cut(move, begin, begin + len(values)):
+                (first, last), (left, right) = part.rows, part.columns
+                rectangle = values[first - begin : last - begin, left:right]
+                self._write(part.rank, rectangle, step.dtype, part.offset)
 
     def _write(self, rank: int, part: Array, dtype: str, offset: int) -> None:
         if not part.flags.c_contiguous:
@@ -171,8 +182,16 @@ def _can_go_on(folder: Path, files: list[RankFile]) -> bool:
     return all((folder / file.name).is_file() for file in files)
 
 
-def fill(plan: ShardPlan, output: Path, *, workers: int, resume: bool, progress: Progress | None) -> int:
-    """Write all rank files into `output`; returns the bytes that an earlier run had already written.
+@dataclass(frozen=True)
+class Filled:
+    """SHA-256 of each rank file by name, and the bytes that an earlier run had already written."""
+
+    sha256: dict[str, str]
+    reused_bytes: int
+
+
+def fill(plan: ShardPlan, output: Path, *, workers: int, resume: bool, progress: Progress | None) -> Filled:
+    """Write all rank files into `output`.
 
     Raises:
         ResourceError: disk full, no permission, or another conversion in the same folder.
@@ -183,13 +202,13 @@ def fill(plan: ShardPlan, output: Path, *, workers: int, resume: bool, progress:
         journal = Journal(folder / "journal", plan.digest, resume=resume and _can_go_on(folder, plan.files))
         try:
             _check_space(plan, folder)
-            reused = _fill(plan, folder, journal, workers, progress)
+            filled = _fill(plan, folder, journal, workers, progress)
             _publish(plan, folder, output)
         finally:
             journal.close()
     except OSError as error:
         raise write_error(Path(error.filename or output), error) from error
-    return reused
+    return filled
 
 
 def _check_space(plan: ShardPlan, folder: Path) -> None:
@@ -216,16 +235,42 @@ def _publish(plan: ShardPlan, folder: Path, output: Path) -> None:
     shutil.rmtree(folder)
 
 
-def _fill(plan: ShardPlan, folder: Path, journal: Journal, workers: int, progress: Progress | None) -> int:
+def _fill(plan: ShardPlan, folder: Path, journal: Journal, workers: int, progress: Progress | None) -> Filled:
     report = progress or (lambda done, total: None)
     waiting = [(number, step) for number, step in enumerate(plan.steps) if number not in journal.done]
     done = reused = plan.total_bytes - sum(step.nbytes for _, step in waiting)
     report(done, plan.total_bytes)
-    with _open_files(folder, plan.files, keep=not journal.is_new) as descriptors:
-        filler = Filler(plan, descriptors)
-        with ThreadPoolExecutor(workers, thread_name_prefix="convert") as pool:
-            for batch in _batches(pool, filler.run, iter(waiting), 2 * workers):
-                journal.add([number for number, _ in batch])
-                done += sum(step.nbytes for _, step in batch)
-                report(done, plan.total_bytes)
-    return reused if not journal.is_new else 0
+    with (
+        _open_files(folder, plan.files, keep=not journal.is_new) as descriptors,
+        FileDigests(descriptors, [file.size for file in plan.files]) as digests,
+        ThreadPoolExecutor(workers, thread_name_prefix="convert") as pool,
+    ):
+        _complete_the_rest(digests, plan, [step for _, step in waiting])
+        for batch in _batches(pool, Filler(plan, descriptors).run, iter(waiting), 2 * workers):
+            journal.add([number for number, _ in batch])
+            _complete(digests, [step for _, step in batch])
+            done += sum(step.nbytes for _, step in batch)
+            report(done, plan.total_bytes)
+        sha256 = dict(zip((file.name for file in plan.files), digests.finish(), strict=True))
+    return Filled(sha256, 0 if journal.is_new else reused)
+
+
+def _places(steps: list[Step]) -> dict[int, list[tuple[int, int]]]:
+    """Rank -> byte ranges of its file that the steps write."""
+    places: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for step in steps:
+        for move in step.moves:
+            places[move.rank].append(move.place)
+    return places
+
+
+def _complete(digests: FileDigests, steps: list[Step]) -> None:
+    for rank, ranges in _places(steps).items():
+        digests.complete(rank, ranges)
+
+
+def _complete_the_rest(digests: FileDigests, plan: ShardPlan, waiting: list[Step]) -> None:
+    """Headers, padding and what an earlier run has written: all but the waiting steps' places."""
+    places = _places(waiting)
+    for rank, file in enumerate(plan.files):
+        digests.complete(rank, gaps(places.get(rank, []), file.size))

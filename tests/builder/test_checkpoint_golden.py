@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ def test_every_byte_equals_upstream_and_comes_back(case: Case, tmp_path: Path) -
     assert {name: described(output / name) for name in case.tensors} == case.tensors
     assert json.loads((output / "config.json").read_text()) == case.config
     assert sorted(path.name for path in output.iterdir()) == sorted(report.sha256)
+    assert {path.name: sha256(path.read_bytes()).hexdigest() for path in report.files} == report.sha256
     _assert_restored(case, output)
 
 

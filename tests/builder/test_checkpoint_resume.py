@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,7 @@ def test_resumed_conversion_reuses_and_equals_upstream(output: Path, share: floa
     interrupt(output, share)
     report = write_checkpoint(SOURCE, output, LAYOUT)
     assert report.reused_bytes > share * report.nbytes
+    assert {path.name: sha256(path.read_bytes()).hexdigest() for path in report.files} == report.sha256
     assert_equal_to_upstream(output)
 
 
