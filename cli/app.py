@@ -19,6 +19,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "stop": ("cli.stop", "Drain and stop the service."),
     "status": ("cli.status", "What is running, where and how well."),
     "logs": ("cli.logs", "Show or follow the service's logs."),
+    "keys": ("cli.keys", "Add, list, rotate and revoke API keys."),
     "doctor": ("cli.doctor", "What is wrong here, why, and what to type."),
     "test": ("cli.test", "Run the project's tests."),
 }

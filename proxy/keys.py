@@ -50,12 +50,12 @@ class KeyStore:
         """The record of `presented`, or None; takes the same time whichever key it is."""
         digest = _digest(presented)
         found: ApiKey | None = None
-        for key in self.keys():
+        for key in self.records():
             if hmac.compare_digest(key.sha256, digest):
                 found = key
         return found
 
-    def keys(self) -> tuple[ApiKey, ...]:
+    def records(self) -> tuple[ApiKey, ...]:
         """All records; an absent file holds none.
 
         Raises:
@@ -79,29 +79,29 @@ class KeyStore:
         """
         if role not in ROLES:
             raise UsageError(f"There is no role {role!r}.", hint=f"Use one of {', '.join(ROLES)}.")
-        if any(key.name == name for key in self.keys()):
+        if any(key.name == name for key in self.records()):
             raise UsageError(
                 f"A key named {name!r} exists already.",
                 hint=f"Choose another name, or make a new secret for it: ./ew keys rotate {name}",
             )
         secret = _new_secret()
-        self._write((*self.keys(), ApiKey(name, role, _digest(secret), _now(), **limits)))
+        self._write((*self.records(), ApiKey(name, role, _digest(secret), _now(), **limits)))
         return secret
 
     def rotate(self, name: str) -> str:
         """Replace the secret of a key; the old one stops working at once."""
         record, secret = self._named(name), _new_secret()
         fresh = replace(record, sha256=_digest(secret), created=_now())
-        self._write(tuple(fresh if key.name == name else key for key in self.keys()))
+        self._write(tuple(fresh if key.name == name else key for key in self.records()))
         return secret
 
     def revoke(self, name: str) -> None:
         """Remove a key; it stops working at once."""
         self._named(name)
-        self._write(tuple(key for key in self.keys() if key.name != name))
+        self._write(tuple(key for key in self.records() if key.name != name))
 
     def _named(self, name: str) -> ApiKey:
-        for key in self.keys():
+        for key in self.records():
             if key.name == name:
                 return key
         raise UsageError(f"There is no key named {name!r}.", hint="List the names: ./ew keys list")
@@ -121,7 +121,7 @@ def ensure_first_key(path: Path) -> Path:
     """
     first = path.with_name(FIRST_KEY_FILE)
     store = KeyStore(path)
-    if not store.keys():
+    if not store.records():
         atomic.write_text(first, store.add(FIRST_KEY_NAME, "admin") + "\n", mode=0o600)
     return first
 

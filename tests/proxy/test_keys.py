@@ -61,7 +61,7 @@ def test_a_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
     store.add("a")
     store.path.chmod(0o644)
     with pytest.raises(ConfigError, match="other users"):
-        KeyStore(store.path).keys()
+        KeyStore(store.path).records()
 
 
 async def test_roles_and_reload_through_http(stack: Stack) -> None:

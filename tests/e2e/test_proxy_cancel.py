@@ -1,0 +1,71 @@
+"""Leaving clients, through the whole real stack: the engine stops in every phase and does not start again."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from contextlib import ExitStack
+
+import pytest
+
+from tests.e2e.conftest import RunningService
+from tests.e2e.test_acceptance import active_requests, stream
+
+BOUND_SECONDS = 0.5  # the engine's count is published by the worker and read over HTTP
+PATHS = ["/api/v1/inference/stream", "/api/v1/inference"]
+STORY = "Write a very long story about the sea."
+LONG = " ".join(f"word{index}" for index in range(900))
+
+
+def send(service: RunningService, path: str, prompt: str, tokens: int) -> socket.socket:
+    host, port = service.url.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)))
+    fields = {"modelId": service.model, "prompt": prompt, "maxTokens": tokens, "minTokens": tokens}
+    body = json.dumps(fields).encode()
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: x\r\nX-API-Key: {service.api_key}\r\nContent-Length: {len(body)}\r\n"
+    )
+    connection.sendall(f"{head}\r\n".encode() + body)
+    return connection
+
+
+def assert_engine_stops(service: RunningService) -> None:
+    left = time.monotonic()
+    while active_requests(service) and time.monotonic() - left < 5:
+        time.sleep(0.01)
+    assert time.monotonic() - left < BOUND_SECONDS
+    time.sleep(0.3)
+    assert active_requests(service) == 0
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    "prompt, seconds", [(STORY, 0.0), (LONG, 0.15), (LONG, 0.4), (STORY, 1.0)],
+    ids=["at once", "prefill", "about the first token", "mid-stream"],
+)  # fmt: skip
+def test_a_client_that_leaves(service: RunningService, path: str, prompt: str, seconds: float) -> None:
+    connection = send(service, path, prompt, 1000)
+    time.sleep(seconds)
+    connection.close()
+    assert_engine_stops(service)
+
+
+def test_a_client_that_leaves_while_queued(service: RunningService) -> None:
+    """More requests than the engine runs at once (64): the last ones wait."""
+    with ExitStack() as stack:
+        held = [send(service, PATHS[0], f"{STORY} {index}", 1000) for index in range(70)]
+        for connection in held:
+            stack.callback(connection.close)
+        time.sleep(1.0)
+    assert_engine_stops(service)
+
+
+def test_a_client_that_leaves_at_the_last_token(service: RunningService) -> None:
+    connection = send(service, PATHS[0], STORY, 4)
+    data = b""
+    while data.count(b'"text"') < 3:
+        data += connection.recv(65536)
+    connection.close()
+    assert_engine_stops(service)
+    assert stream(service, "What is the capital of France?").done
