@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from builder import cache
-from builder.checkpoint import write_checkpoint
+from builder.checkpoint import CheckpointReport, write_checkpoint
 from builder.engine import next_engine, outlook, without_engine, write_llm_args
 from builder.manifest import FileEntry, Manifest
 from builder.package import CHECKPOINT, TOKENIZER, Package, load_package
@@ -16,6 +16,7 @@ from builder.request import Action, ConvertRequest, ConvertResult, Progress
 from builder.seal import seal
 from builder.tokenizer_files import copy_tokenizer
 from builder.workspace import Workspace, locked
+from common.atomic import sync_file
 from common.errors import Interrupted, PackageError, ResourceError
 from common.paths import home
 from common.tensors import write_error
@@ -135,7 +136,7 @@ def _write_checkpoint(
     if found is not None and found.folder.resolve() != space.folder.resolve():
         return "linked", cache.link_part(found, CHECKPOINT, space.folder / CHECKPOINT)
     _foresee_disk(prepared, space)
-    write_checkpoint(
+    written = write_checkpoint(
         prepared.inspection.folder,
         space.folder / CHECKPOINT,
         prepared.layout,
@@ -145,7 +146,17 @@ def _write_checkpoint(
         resume=going_on,
         allow_pickle=request.allow_pickle,
     )
-    return ("resumed" if going_on else "converted"), {}
+    return ("resumed" if going_on else "converted"), _entries(written)
+
+
+def _entries(written: CheckpointReport) -> dict[str, FileEntry]:
+    """The digests taken while writing, for files that are now on the disk."""
+    entries = {}
+    for path in written.files:
+        sync_file(path)
+        entry = FileEntry(sha256=written.sha256[path.name], bytes=path.stat().st_size)
+        entries[f"{CHECKPOINT}/{path.name}"] = entry
+    return entries
 
 
 def _state(prepared: Prepared) -> dict[str, object]:
