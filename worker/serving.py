@@ -90,7 +90,7 @@ class Connection:
         try:
             with self._lock:
                 self._socket.sendall(data)
-        except ConnectionError:
+        except OSError:
             self._closed.set()
 
     def receive_forever(self, handle: Callable[[FrameType, bytes], None]) -> None:

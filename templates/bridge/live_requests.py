@@ -66,20 +66,31 @@ class LiveRequest:
 
     def respond(self, sequence: Sequence) -> None:
         """Send what `sequence` has gathered: at once when streaming, else when it has ended."""
-        ended = sequence.finish != Finish.NONE
         with self._lock:
-            if self._open and (ended or self.request.streaming):
-                self._open -= ended
-                self._send(pb.InferenceResponse(list(self._outputs(sequence))), final=self._open == 0)
-                sequence.tokens = array("i")
-                sequence.log_probs = array("f")
+            self._respond(sequence)
 
-    def finish_early(self, error: Any | None = None) -> None:
-        """End the request with an error, or with an empty response after a `stop`."""
+    def stop(self) -> None:
+        """End the request with what it has."""
+        with self._lock:
+            for sequence in self.sequences:
+                if sequence.finish == Finish.NONE:
+                    sequence.finish = Finish.CANCELLED
+                    self._respond(sequence)
+
+    def fail(self, error: Any) -> None:
+        """End the request with an error."""
         with self._lock:
             if self._open:
                 self._open = 0
                 self._send(pb.InferenceResponse([], error=error), final=True)
+
+    def _respond(self, sequence: Sequence) -> None:
+        ended = sequence.finish != Finish.NONE
+        if self._open and (ended or self.request.streaming):
+            self._open -= ended
+            self._send(pb.InferenceResponse(list(self._outputs(sequence))), final=self._open == 0)
+            sequence.tokens = array("i")
+            sequence.log_probs = array("f")
 
     def _send(self, response: Any, *, final: bool) -> None:
         self._sender.send(response, flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0)

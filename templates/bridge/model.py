@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import threading
 import traceback
 from collections.abc import Mapping
@@ -129,7 +130,8 @@ class Bridge:
         if not triton_id:
             raise BadRequest("stop needs the request id of the request to stop.")
         for live in self._registry.with_triton_id(triton_id):
-            self._end(live)
+            self._cancel(live)
+            live.stop()
 
     def on_frames(self, frames: list[tuple[FrameType, bytes]]) -> None:
         changed: dict[int, tuple[LiveRequest, Sequence]] = {}
@@ -152,7 +154,7 @@ class Bridge:
         error = triton_error(Status.INTERNAL, f"{reason} This request was lost; send it again.")
         for live in self._registry.requests():
             self._registry.remove(live)
-            live.finish_early(error)
+            live.fail(error)
 
     def _gather(self, payload: bytes, changed: dict[int, tuple[LiveRequest, Sequence]]) -> None:
         for update in protocol.decode_step(payload):
@@ -164,24 +166,28 @@ class Bridge:
     def _refused(self, refusal: Refusal) -> None:
         found = self._registry.find(refusal.request_id)
         if found is not None:
-            self._end(found[0], triton_error(refusal.status, refusal.message))
+            self._cancel(found[0])
+            found[0].fail(triton_error(refusal.status, refusal.message))
 
-    def _end(self, live: LiveRequest, error: Any | None = None) -> None:
-        """End a request for Triton and, where it still runs, in the engine."""
+    def _cancel(self, live: LiveRequest) -> None:
+        """Forget a request and stop what the engine still runs of it."""
         for engine_id in self._registry.remove(live):
             try:
                 self._worker.send(protocol.encode_cancel(engine_id))
             except WorkerError:
                 break  # A worker that is away runs nothing.
-        live.finish_early(error)
 
     def _watch_cancels(self) -> None:
         """Ask Triton in turn which clients have gone; never so often that asking costs much."""
-        position = 0
+        position, triton = 0, os.getppid()
         while not self._closing.wait(CANCEL_POLL_S):
+            if os.getppid() != triton:
+                # A killed Triton leaves its Python processes behind; the worker ends with this one.
+                os._exit(1)
             requests = self._registry.requests()
             for offset in range(min(len(requests), CANCEL_CHECKS_PER_POLL)):
                 live = requests[(position + offset) % len(requests)]
                 if live.is_cancelled():
-                    self._end(live, cancelled())
+                    self._cancel(live)
+                    live.fail(cancelled())
             position += CANCEL_CHECKS_PER_POLL

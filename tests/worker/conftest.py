@@ -9,6 +9,7 @@ import pytest
 from builder.convert import convert
 from builder.request import ConvertRequest
 from tests import tiny
+from tests.worker.triton import Triton
 from worker.openvino import adapter
 from worker.openvino.adapter import OpenVinoAdapter
 
@@ -46,3 +47,16 @@ def graph_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def engine(package: Path, graph_cache: Path) -> OpenVinoAdapter:
     """The real engine on the tiny model, in f32."""
     return adapter.load(package, {"precision": "exact", "kv_cache_tokens": CONTEXT, "max_batch_size": 16})
+
+
+@pytest.fixture(scope="session")
+def triton(package: Path, graph_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton]:
+    """A tritonserver that serves the tiny model as `tiny`; tests add their own models."""
+    server = Triton(tmp_path_factory.mktemp("triton"))
+    try:
+        server.wait_ready()
+        server.add_model("tiny", package)
+        server.load("tiny")
+        yield server
+    finally:
+        server.stop()

@@ -20,7 +20,7 @@ from worker.validate import RequestRefused
 IDS = itertools.count(1)
 PROMPT = [9, 33, 57, 200, 17]
 # Keeps the random model from repeating itself.
-VARIED = {"repetition_penalty": 1.8}
+VARIED: dict[str, Any] = {"repetition_penalty": 1.8}
 
 
 class Answer:
@@ -122,8 +122,10 @@ def test_top_k_draws_from_the_best_tokens_only(engine: OpenVinoAdapter) -> None:
 def test_penalties_change_the_answer(engine: OpenVinoAdapter) -> None:
     plain = generate(engine, max_tokens=30).tokens
     repeated = len(plain) - len(set(plain))
-    for penalty in ({"repetition_penalty": 3.0}, {"presence_penalty": 2.0}, {"frequency_penalty": 2.0}):
-        tokens = generate(engine, max_tokens=30, **penalty).tokens
+    penalties = {"repetition_penalty": 3.0, "presence_penalty": 2.0, "frequency_penalty": 2.0}
+    for name, value in penalties.items():
+        sampling: dict[str, Any] = {name: value}
+        tokens = generate(engine, max_tokens=30, **sampling).tokens
         assert tokens != plain
         assert len(tokens) - len(set(tokens)) <= repeated
 
@@ -206,8 +208,28 @@ def test_cancel_stops_between_two_tokens(engine: OpenVinoAdapter) -> None:
     assert {result.request_id for result in results} == {other}
 
 
+def test_no_more_than_max_batch_size_run_and_the_rest_follows_in_order(
+    package: Path, graph_cache: Path
+) -> None:
+    engine = adapter.load(package, {"precision": "exact", "kv_cache_tokens": 1024, "max_batch_size": 2})
+    ids = [submit(engine, PROMPT, max_tokens=5) for _ in range(5)]
+    seen: list[set[int]] = []
+    ended: list[int] = []
+    while engine.busy:
+        updates = [result for result in engine.step() if isinstance(result, Update)]
+        seen.append({update.request_id for update in updates})
+        ended += [update.request_id for update in updates if update.finish != Finish.NONE]
+        assert engine.load().scheduled <= 2
+    assert max(map(len, seen)) == 2
+    assert ended == ids
+
+
 def test_cancel_before_the_first_token(engine: OpenVinoAdapter) -> None:
-    engine.cancel(submit(engine, PROMPT * 100, max_tokens=5000))
+    engine.cancel(submit(engine, PROMPT, max_tokens=5000))
+    assert not engine.busy
+    request_id = submit(engine, PROMPT * 100, max_tokens=5000)
+    assert engine.step() == []
+    engine.cancel(request_id)
     assert _steps(engine) == []
     assert generate(engine, max_tokens=3).finish == Finish.LENGTH
 

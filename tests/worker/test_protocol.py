@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worker import protocol
@@ -24,6 +24,7 @@ from worker.protocol import (
     Update,
 )
 
+FEW_EXAMPLES = settings(max_examples=50, deadline=None)
 INT32 = st.integers(-(2**31), 2**31 - 1)
 FLOAT32 = st.floats(width=32, allow_nan=False)
 IDS = st.integers(0, 2**64 - 1)
@@ -41,6 +42,7 @@ def payload_of(data: bytes, kind: FrameType) -> bytes:
     return payload
 
 
+@FEW_EXAMPLES
 @given(
     IDS,
     st.lists(INT32),
@@ -73,16 +75,19 @@ def updates(draw: Any) -> Update:
     )
 
 
+@FEW_EXAMPLES
 @given(st.lists(updates()))
 def test_one_message_carries_the_tokens_of_all_requests(sent: list[Update]) -> None:
     received = protocol.decode_step(payload_of(protocol.encode_step(sent), FrameType.STEP))
     assert list(received) == sent
 
 
+@FEW_EXAMPLES
 @given(st.lists(st.binary(max_size=60), max_size=8), st.lists(st.integers(1, 40), max_size=60))
 def test_frames_survive_any_cutting_of_the_stream(payloads: list[bytes], cuts: list[int]) -> None:
     data = b"".join(protocol.frame(FrameType.STEP, payload) for payload in payloads)
-    reader, received, position = FrameReader(), [], 0
+    received: list[tuple[FrameType, bytes]] = []
+    reader, position = FrameReader(), 0
     for cut in [*cuts, len(data)]:
         received += reader.feed(data[position : position + cut])
         position += cut

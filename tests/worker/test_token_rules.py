@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from worker.openvino.banning import BannedTokens
@@ -53,7 +55,7 @@ def test_the_end_id_is_banned_until_min_tokens() -> None:
 
 @pytest.mark.parametrize("penalty", ["presence_penalty", "frequency_penalty"])
 def test_penalties_that_a_new_segment_would_forget_are_refused(penalty: str) -> None:
-    sampling = Sampling(max_tokens=9, bad_words=((1, 2),), **{penalty: 0.5})
+    penalised: dict[str, Any] = {"max_tokens": 9, penalty: 0.5}
     with pytest.raises(RequestRefused, match=penalty):
-        BannedTokens(sampling, [5])
-    BannedTokens(Sampling(max_tokens=9, bad_words=((1,),), **{penalty: 0.5}), [5])
+        BannedTokens(Sampling(**penalised, bad_words=((1, 2),)), [5])
+    assert BannedTokens(Sampling(**penalised, bad_words=((1,),)), [5]).next() == {1}

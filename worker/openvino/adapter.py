@@ -35,19 +35,23 @@ class _Running:
         self.request = request
         self.request_id = request.request_id
         self.generated = array("i")
-        self.scheduled_ns = time.monotonic_ns()
+        self.scheduled_ns = 0
         self.handle: Any = None
         self._stop_words = StopWords(sampling.stop_words)
         self._bans = BannedTokens(sampling, request.input_ids) if sampling.bad_words else None
         self._banned = self._bans.next() if self._bans else None
 
-    def start_segment(self, pipeline: Any, engine_id: int, vocab_size: int) -> None:
-        """Give the engine the prompt and what has been generated. Raises RuntimeError when it refuses."""
-        config = generation_config(
+    def config(self, vocab_size: int) -> Any:
+        """Sampling of the next segment. Raises RuntimeError when the engine does not accept a value."""
+        return generation_config(
             self.request.sampling, vocab_size, generated=len(self.generated), banned=self._banned
         )
+
+    def start_segment(self, pipeline: Any, engine_id: int, vocab_size: int) -> None:
+        """Give the engine the prompt and what has been generated. Raises RuntimeError when it refuses."""
         tokens = np.array([*self.request.input_ids, *self.generated], dtype=np.int64)
-        self.handle = pipeline.add_request(engine_id, ov.Tensor(tokens[np.newaxis]), config)
+        self.handle = pipeline.add_request(engine_id, ov.Tensor(tokens[np.newaxis]), self.config(vocab_size))
+        self.scheduled_ns = self.scheduled_ns or time.monotonic_ns()
 
     def take(self, token: int) -> Finish:
         """Count one more token in; why the request ends with it, if it does."""
@@ -67,7 +71,8 @@ class _Running:
 class OpenVinoAdapter:
     """In-flight batching, paged KV cache and prefix caching by ContinuousBatchingPipeline.
 
-    The pipeline is lost when two of its requests have one id, so its ids are counted here.
+    The pipeline is lost when two of its requests have one id, so its ids are counted here. It does not hold
+    to its own max_num_seqs either, so requests beyond max_batch_size wait here.
     """
 
     def __init__(self, pipeline: Any, ready: Ready, bounds: Limits) -> None:
@@ -75,6 +80,7 @@ class OpenVinoAdapter:
         self._ready = ready
         self._limits = bounds
         self._engine_ids = itertools.count()
+        self._waiting: dict[int, _Running] = {}
         self._running: dict[int, _Running] = {}
         self._load = Load(0, 0.0)
 
@@ -88,39 +94,56 @@ class OpenVinoAdapter:
 
     @property
     def busy(self) -> bool:
-        return bool(self._running) or self._pipeline.has_non_finished_requests()
+        return bool(self._running or self._waiting) or self._pipeline.has_non_finished_requests()
 
     @property
     def active(self) -> int:
-        return len(self._running)
+        return len(self._running) + len(self._waiting)
 
     def load(self) -> Load:
         return self._load
 
     def submit(self, request: GenerationRequest) -> None:
-        running = _Running(request)
-        self._start(running)
-        self._running[request.request_id] = running
-
-    def _start(self, running: _Running) -> None:
+        waiting = _Running(request)
         try:
-            running.start_segment(self._pipeline, next(self._engine_ids), self._limits.vocab_size)
+            waiting.config(self._limits.vocab_size)
         except RuntimeError as error:
             raise RequestRefused(_reason(error), code="refused_by_engine") from error
+        self._waiting[request.request_id] = waiting
 
     def cancel(self, request_id: int) -> None:
+        self._waiting.pop(request_id, None)
         running = self._running.pop(request_id, None)
         if running is not None:
             running.handle.cancel()
 
     def step(self) -> list[Update | Refusal]:
+        results = self._admit()
         if self._pipeline.has_non_finished_requests():
             self._pipeline.step()
-        results = [result for running in list(self._running.values()) if (result := self._read(running))]
+        results += [result for running in list(self._running.values()) if (result := self._read(running))]
         metrics = self._pipeline.get_metrics()
-        scheduled = min(metrics.scheduled_requests, len(self._running))
-        self._load = Load(scheduled, round(metrics.cache_usage / 100, 4) if self._running else 0.0)
+        self._load = Load(len(self._running), round(metrics.cache_usage / 100, 4) if self._running else 0.0)
         return results
+
+    def _admit(self) -> list[Update | Refusal]:
+        """Start waiting requests, oldest first, while there is room in the batch."""
+        refusals: list[Update | Refusal] = []
+        while self._waiting and len(self._running) < self._ready.max_batch_size:
+            request_id = next(iter(self._waiting))
+            self._running[request_id] = self._waiting.pop(request_id)
+            if refusal := self._start(self._running[request_id]):
+                refusals.append(refusal)
+        return refusals
+
+    def _start(self, running: _Running) -> Refusal | None:
+        """Give the engine the next segment of a running request; a refusal ends the request."""
+        try:
+            running.start_segment(self._pipeline, next(self._engine_ids), self._limits.vocab_size)
+        except RuntimeError as error:
+            del self._running[running.request_id]
+            return Refusal(running.request_id, Status.INVALID, "refused_by_engine", _reason(error))
+        return None
 
     def _read(self, running: _Running) -> Update | Refusal | None:
         """What the last step brought for one request, None if nothing."""
@@ -135,19 +158,12 @@ class OpenVinoAdapter:
             return _no_room(running.request_id)
         if finish != Finish.NONE:
             self.cancel(running.request_id)
-        elif running.needs_new_segment() and (refusal := self._start_again(running)):
-            return refusal
+        elif running.needs_new_segment():
+            running.handle.cancel()
+            if refusal := self._start(running):
+                return refusal
         asked = running.request.sampling.log_probs
         return Update(running.request_id, tokens, finish, log_probs if asked else None, running.scheduled_ns)
-
-    def _start_again(self, running: _Running) -> Refusal | None:
-        running.handle.cancel()
-        try:
-            self._start(running)
-        except RequestRefused as refused:
-            del self._running[running.request_id]
-            return Refusal(running.request_id, refused.status, refused.code, str(refused))
-        return None
 
 
 def _take(running: _Running, output: Any, tokens: array[int], log_probs: array[float]) -> Finish:
