@@ -20,6 +20,9 @@ VERBS: dict[str, tuple[str, str]] = {
     "status": ("cli.status", "What is running, where and how well."),
     "logs": ("cli.logs", "Show or follow the service's logs."),
     "keys": ("cli.keys", "Add, list, rotate and revoke API keys."),
+    "infer": ("cli.infer", "Ask the running service once."),
+    "chat": ("cli.chat", "Talk with the running service."),
+    "bench": ("cli.bench", "Measure the running service under load."),
     "doctor": ("cli.doctor", "What is wrong here, why, and what to type."),
     "test": ("cli.test", "Run the project's tests."),
 }

@@ -1,42 +1,121 @@
-"""A minimal client of the documented endpoint, for the demo."""
+"""A client of the documented API: the local service, or any endpoint by its address."""
 
 from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Iterator
-from contextlib import closing
+import os
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from common.errors import EngineError, ServiceError
+from common.errors import EngineError, ServiceError, UsageError
+from runtime import state
 from runtime.state import Service
 
 PATH = "/api/v1/inference/stream"
+WHOLE_PATH = "/api/v1/inference"
+MODELS_PATH = "/api/v1/models"
+KEY_VARIABLE = "EW_API_KEY"
 TIMEOUT_SECONDS = 300.0
 DONE = "[DONE]"
 
 
-def stream(service: Service, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a proxy listens, and the key for it; `key` is never shown."""
+
+    scheme: str
+    host: str
+    port: int
+    key: str
+    models: tuple[str, ...] = ()
+
+    @property
+    def url(self) -> str:
+        return f"{self.scheme}://{self.host}:{self.port}"
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.url})"
+
+    def headers(self) -> dict[str, str]:
+        return {"Content-Type": "application/json", "X-API-Key": self.key}
+
+
+def find_endpoint(url: str | None = None, key_file: Path | None = None) -> Endpoint:
+    """The endpoint at `url`, else the service that runs here. The key is read from a file or the environment.
+
+    Raises:
+        ServiceError: nothing runs here, or there is no key.
+        UsageError: not an address.
+    """
+    if url is None:
+        service = state.load()
+        if service is None or service.health() not in ("ready", "broken"):
+            raise ServiceError(
+                "No service is running here.",
+                hint="Start one: ./ew start --model M; or name another with --url.",
+                code="not_running",
+            )
+        return of_service(service, key_file)
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(f"{url!r} is not an address.", hint="Write it like http://gpu-1:8080.")
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return Endpoint(parts.scheme, parts.hostname, port, _given_key(key_file))
+
+
+def of_service(service: Service, key_file: Path | None = None) -> Endpoint:
+    key = _given_key(key_file) if key_file or os.environ.get(KEY_VARIABLE) else api_key(service)
+    return Endpoint("http", _address(service), service.ports.proxy, key, service.models)
+
+
+def stream(where: Service | Endpoint, body: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
     """The events of one streamed answer; the last one carries finishReason, usage and timings.
+
+    Closing the iterator closes the connection, which stops the engine's work on it.
 
     Raises:
         ServiceError: the proxy is out of reach, or refused the request.
         EngineError: the stream ended without `[DONE]`, or with an error event.
     """
-    connection = http.client.HTTPConnection(_address(service), service.ports.proxy, timeout=TIMEOUT_SECONDS)
-    with closing(connection):
-        try:
-            connection.request("POST", PATH, json.dumps(body).encode(), _headers(service))
-            response = connection.getresponse()
-            if response.status != 200:
-                raise _refused(response)
-            yield from _events(response)
-        except (OSError, http.client.HTTPException) as error:
-            raise ServiceError(
-                f"The stream from {service.url} broke: {error}.",
-                hint="Look with ./ew status and ./ew logs proxy.",
-            ) from error
+    endpoint = where if isinstance(where, Endpoint) else of_service(where)
+    with _request(endpoint, "POST", PATH, body) as response:
+        yield from _events(response)
+
+
+def complete(endpoint: Endpoint, body: dict[str, Any]) -> dict[str, Any]:
+    """One whole answer: text, finishReason, usage, timings. Errors as in `stream`."""
+    with _request(endpoint, "POST", WHOLE_PATH, body) as response:
+        return _checked(json.loads(response.read()))
+
+
+def model_ids(endpoint: Endpoint) -> list[str]:
+    """The ids that the endpoint serves, as it lists them."""
+    with _request(endpoint, "GET", MODELS_PATH) as response:
+        document = json.loads(response.read())
+    return [row["id"] for row in document["models"]]
+
+
+def choose_model(endpoint: Endpoint, wanted: str | None) -> str:
+    """The model asked for, else the only one.
+
+    Raises:
+        UsageError: there are several, or none.
+    """
+    if wanted:
+        return wanted
+    known = list(endpoint.models) or model_ids(endpoint)
+    if len(known) == 1:
+        return known[0]
+    raise UsageError(
+        "Several models are served." if known else "No model is served.",
+        hint=f"Name one with --model: {', '.join(known)}." if known else "Start with one: ./ew start --help",
+        code="model_not_named",
+    )
 
 
 def api_key(service: Service) -> str:
@@ -50,17 +129,49 @@ def api_key(service: Service) -> str:
     except FileNotFoundError:
         raise ServiceError(
             f"The API key is no longer in {service.key_file}.",
-            hint="Use the key you stored; or remove keys.json beside it and start again, for a new one.",
+            hint=f"Give the key you stored in the variable {KEY_VARIABLE}; or remove keys.json beside it and "
+            "start again, for a new one.",
             code="key_missing",
         ) from None
+
+
+def _given_key(key_file: Path | None) -> str:
+    if key_file is None:
+        return os.environ.get(KEY_VARIABLE, "").strip()
+    try:
+        return key_file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"The key file {key_file} cannot be read.", why=f"{error}.") from None
 
 
 def _address(service: Service) -> str:
     return "127.0.0.1" if service.host in ("0.0.0.0", "::") else service.host
 
 
-def _headers(service: Service) -> dict[str, str]:
-    return {"Content-Type": "application/json", "X-API-Key": api_key(service)}
+@contextmanager
+def _request(
+    endpoint: Endpoint, method: str, path: str, body: dict[str, Any] | None = None
+) -> Iterator[http.client.HTTPResponse]:
+    """The response, when it is 200.
+
+    Raises:
+        ServiceError: out of reach, refused, or broken while it was read.
+    """
+    kind = http.client.HTTPSConnection if endpoint.scheme == "https" else http.client.HTTPConnection
+    data = None if body is None else json.dumps(body).encode()
+    with closing(kind(endpoint.host, endpoint.port, timeout=TIMEOUT_SECONDS)) as connection:
+        try:
+            connection.request(method, path, data, endpoint.headers())
+            response = connection.getresponse()
+            if response.status != 200:
+                raise _refused(response)
+            yield response
+        except (OSError, http.client.HTTPException) as error:
+            raise ServiceError(
+                f"The connection to {endpoint.url} broke: {error}.",
+                hint="Look with ./ew status and ./ew logs proxy.",
+                code="unreachable",
+            ) from error
 
 
 def _events(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
