@@ -23,6 +23,8 @@ EXECUTOR_WORKER = "/opt/tritonserver/backends/tensorrtllm/trtllmExecutorWorker"
 FIRST_WITH_TOKEN_COUNTS = (0, 21)
 SHARED_BY_TEXT_MODELS = ("common/__init__.py", "common/detokenize.py", "common/errors.py")
 CHAT_MODULE = ("proxy/__init__.py", "proxy/chat.py")
+STOPS_MODULE = ("proxy/__init__.py", "proxy/stops.py")
+BLS_THREADS_PER_SLOT = 2
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -127,6 +129,7 @@ def model_files(model_id: str, config: ModelConfig, package: Package, repository
         "preprocessing": _preprocessing,
         "tensorrt_llm": _tensorrt_llm,
         "postprocessing": _postprocessing,
+        **({"tensorrt_llm_bls": _bls} if config.triton.bls else {}),
     }
     files = {}
     for kind, parts in kinds.items():
@@ -167,6 +170,26 @@ def _postprocessing(target: _Target) -> dict[str, bytes]:
     return {
         CONFIG_NAME: _config(target, "postprocessing", parameters),
         **_python_model("postprocessing", SHARED_BY_TEXT_MODELS),
+        **_tokenizer_files(target.package, TOKENIZER_FILES[:1]),
+    }
+
+
+def _bls(target: _Target) -> dict[str, bytes]:
+    settings = target.config.triton
+    parameters = {
+        "accumulate_tokens": settings.accumulate_tokens,
+        "tensorrt_llm_model_name": target.folder("tensorrt_llm"),
+        "tensorrt_llm_draft_model_name": None,
+        "multimodal_encoders_name": None,
+        "preprocessing_model_name": target.folder("preprocessing"),
+        "tokenizer_dir": "tokenizer",
+        "skip_special_tokens": settings.skip_special_tokens,
+        # Requests beyond the engine's own batch can wait in it, where they are scheduled best.
+        "max_concurrent_requests": BLS_THREADS_PER_SLOT * target.config.max_batch_size,
+    }
+    return {
+        CONFIG_NAME: _config(target, "tensorrt_llm_bls", parameters),
+        **_python_model("tensorrt_llm_bls", (*SHARED_BY_TEXT_MODELS, *STOPS_MODULE)),
         **_tokenizer_files(target.package, TOKENIZER_FILES[:1]),
     }
 
@@ -246,17 +269,29 @@ def _worker_json(target: _Target) -> bytes:
         "python": None,
         "root": _portable(SOURCE_ROOT, target),
         "package": _portable(target.package.folder, target),
-        "options": {
-            "precision": config.precision,
-            "kv_cache_tokens": config.kv_cache_tokens,
-            "max_batch_size": config.max_batch_size,
-            "max_input_len": config.max_input_len,
-            "max_output_len": config.max_output_len,
-            "threads": None,
-        },
+        "options": _worker_options(config),
         "env": {},
     }
     return (json.dumps(document, ensure_ascii=False, indent=2) + "\n").encode()
+
+
+def _worker_options(config: ModelConfig) -> dict[str, Any]:
+    """What the engine's adapter in worker/ accepts."""
+    options: dict[str, Any] = {
+        "max_batch_size": config.max_batch_size,
+        "max_input_len": config.max_input_len,
+        "max_output_len": config.max_output_len,
+    }
+    if config.engine == "cpu":
+        cpu = {"precision": config.precision, "kv_cache_tokens": config.kv_cache_tokens, "threads": None}
+        return {**cpu, **options}
+    return {
+        **options,
+        "dtype": config.dtype,
+        "tensor_parallel_size": config.tensor_parallel_size,
+        "pipeline_parallel_size": config.pipeline_parallel_size,
+        "gpu_memory_fraction": config.triton.kv_cache_free_gpu_mem_fraction,
+    }
 
 
 def _portable(path: Path, target: _Target) -> str:

@@ -50,6 +50,9 @@ class TritonSettings(BaseModel):
         "error",
         description="A prompt over max_input_len: refuse it, or keep its end (left) or its start (right).",
     )
+    accumulate_tokens: bool = Field(
+        False, description="BLS: each streamed text is the whole answer so far, not what is new."
+    )
 
     # Engine: batching and scheduling
     gpt_model_type: Literal["inflight_fused_batching", "inflight_batching"] = Field(

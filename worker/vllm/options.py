@@ -69,7 +69,7 @@ def engine_arguments(options: EngineOptions, model: Path) -> dict[str, Any]:
 
 
 def checkpoint_folder(package: Path, options: EngineOptions) -> Path:
-    """The Hugging Face checkpoint to load: `model`, the package itself, or what its manifest names.
+    """The Hugging Face checkpoint to load: `model`, the package itself, or the one its llm_args.json names.
 
     Raises:
         CheckpointError: none of them is a folder with a config.json.
@@ -87,8 +87,9 @@ def checkpoint_folder(package: Path, options: EngineOptions) -> Path:
 
 
 def _source_of(package: Path) -> list[Path]:
+    """The checkpoint that llm_args.json of the package names."""
     try:
-        manifest = json.loads((package / "ew.json").read_text(encoding="utf-8"))
-        return [Path(manifest["source"]["path"])]
+        arguments = json.loads((package / "llm_args.json").read_text(encoding="utf-8"))
+        return [package / arguments["model"]]
     except (OSError, ValueError, KeyError, TypeError):
         return []
