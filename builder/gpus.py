@@ -74,8 +74,8 @@ _KNOWN: dict[str, tuple[int, tuple[int, int]]] = {
 _ALIASES = {"V100": "V100-16GB", "A100": "A100-80GB"}
 
 
-def known_gpus() -> list[str]:
-    return list(_KNOWN)
+def known_gpu_types() -> list[Gpu]:
+    return [Gpu(name, memory * GIB, capability) for name, (memory, capability) in _KNOWN.items()]
 
 
 def gpu_by_name(name: str) -> Gpu:

@@ -13,7 +13,13 @@ from builder.package import Package, load_package
 from builder.request import ConvertRequest, ConvertResult
 from tests.builder.golden import GOLDEN
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "chat_template.jinja",
+)
 
 
 def make_source(folder: Path, name: str = "llama-sharded") -> Path:
