@@ -22,6 +22,8 @@ from runtime.state import Service
 
 DEMO_MODEL = "smollm2-135m-trt"
 DEFAULT_POSITIONS = 8192  # SmolLM2's; models with more are served with these
+# The longest answer, in tokens: a model this small may never stop by itself, above all in Chinese.
+DEMO_OUTPUT_LEN = 512
 # f32, like transformers: the reference answers hold token for token, and 135 M weights are fast enough.
 DEMO_PRECISION = "exact"
 DOCUMENTED_PROMPT = "你好，请介绍一下自己"
@@ -149,12 +151,13 @@ def _convert(source: str, folder: Path, progress: Progress, *, force: bool = Fal
 
 
 def _lengths(source: Path) -> tuple[int, int]:
-    """Longest prompt and answer, in tokens, that share the model's positions three to one."""
+    """Longest prompt and answer, in tokens; together they fill the model's positions."""
     positions = DEFAULT_POSITIONS
     if (source / "config.json").is_file():
         config = json.loads((source / "config.json").read_text(encoding="utf-8"))
         positions = min(positions, int(config.get("max_position_embeddings", positions)))
-    return positions - positions // 4, positions // 4
+    output_len = min(DEMO_OUTPUT_LEN, positions // 4)
+    return positions - output_len, output_len
 
 
 def _package_state(folder: Path) -> Literal["valid", "absent", "damaged"]:

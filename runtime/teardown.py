@@ -14,6 +14,8 @@ from runtime.state import Service
 
 TERMINATE_SECONDS = launch.TRITON_EXIT_SECONDS + 5
 ORPHAN_SECONDS = 2.0
+SCAN_PAUSE_SECONDS = 0.05
+MAX_SCANS = 6
 
 Progress = Callable[[str], None]
 
@@ -62,8 +64,17 @@ def take_down(service: Service, drain_seconds: float, progress: Progress) -> Sto
 
 def _end_orphans(service: Service) -> list[ProcessRef]:
     """Workers and stubs end by themselves when tritonserver is gone; after a moment they are made to."""
-    left = wait_gone(service.live_processes(), ORPHAN_SECONDS)
-    return terminate(left, ORPHAN_SECONDS)
+    killed: list[ProcessRef] = []
+    clean_scans = 0
+    for _ in range(MAX_SCANS):
+        found = service.live_processes()
+        killed += terminate(wait_gone(found, ORPHAN_SECONDS), ORPHAN_SECONDS)
+        # One clean scan proves nothing: a process in the middle of exec shows no environment.
+        clean_scans = 0 if found else clean_scans + 1
+        if clean_scans == 2:
+            break
+        time.sleep(SCAN_PAUSE_SECONDS)
+    return killed
 
 
 def _remove_shared_memory(service: Service) -> None:
