@@ -29,14 +29,26 @@ Rows = Iterable[Sequence[str]]
 
 NOTES = {
     "generated": "This page is generated from the code by `scripts/make_convert_docs.py`.",
-    "passed on": "Any of these can be written on the command line of `convert-trt`, with dashes or underscores,"
-    " also after `--`. Values are checked before anything runs; a misspelled name is refused with the nearest.",
-    "about Models": "`convert-trt` converts these to a TensorRT-LLM checkpoint. The last two columns say whether"
-    " TensorRT-LLM lists the architecture for engines (up to 1.2.1) and for its PyTorch runtime (newest list).",
-    "about Containers": "An engine loads only in the versions that built it: build in the container that serves.",
-    "about Releases": "The exact release candidate between 1.3.0rc15 and 1.3.0rc22 that lost `trtllm-build` is"
-    " not published; versions in between count as PyTorch era.",
-    "about GPUs": "GPU types that `--gpu` knows. `–`: no longer supported by TensorRT-LLM; `∅`: no restriction.",
+    "passed on": (
+        "Any of these can be written on the command line of `convert-trt`, with dashes or "
+        "underscores, also after `--`. Values are checked before anything runs; a misspelled name"
+        " is refused with the nearest."
+    ),
+    "about Models": (
+        "`convert-trt` converts these to a TensorRT-LLM checkpoint. The last two columns say "
+        "whether TensorRT-LLM lists the architecture for engines (up to 1.2.1) and for its "
+        "PyTorch runtime (newest list)."
+    ),
+    "about Containers": (
+        "An engine loads only in the versions that built it: build in the container that serves."
+    ),
+    "about Releases": (
+        "The exact release candidate between 1.3.0rc15 and 1.3.0rc22 that lost `trtllm-build` is "
+        "not published; versions in between count as PyTorch era."
+    ),
+    "about GPUs": (
+        "GPU types that `--gpu` knows. `–`: no longer supported by TensorRT-LLM; `∅`: no restriction."
+    ),
 }
 
 
