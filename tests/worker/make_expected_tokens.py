@@ -349,7 +349,7 @@ def check_reference() -> None:
 
 
 def demo_tokens(folder: Path) -> dict[str, Any]:
-    """Chat turns of DEMO_PROMPTS as token ids, and what the demo model answers greedily, up to its end token."""
+    """DEMO_PROMPTS as chat turns in token ids, and the greedy answers up to the end token."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     rows = {}

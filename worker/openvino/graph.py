@@ -16,7 +16,7 @@ from openvino import opset13 as ops
 from common.errors import UsageError
 from worker.openvino.attention import Attention, Inputs
 from worker.openvino.mlp import feed_forward
-from worker.openvino.nodes import Int8Store, Layers, MatrixStore, integers
+from worker.openvino.nodes import Int8Store, Layers, MatrixStore
 from worker.openvino.spec import ModelSpec, read_config
 from worker.openvino.weights import CheckpointWeights
 
@@ -61,8 +61,8 @@ def build_model(checkpoint: Path, precision: str = "exact", window: int | None =
 
 
 def _logits(spec: ModelSpec, layers: Layers, weights: CheckpointWeights, attention: Attention) -> Node:
-    embedding = layers.matrices.node(weights.embedding())
-    hidden = ops.gather(embedding, attention.inputs.input_ids, integers(0))
+    embedding = layers.matrices.matrix(weights.embedding())
+    hidden = embedding.rows(attention.inputs.input_ids)
     for layer in range(spec.layers):
         normed = layers.rms_norm(hidden, weights.whole(layer, "input_layernorm.weight"))
         hidden = ops.add(hidden, attention.build(layer, normed))
@@ -70,8 +70,8 @@ def _logits(spec: ModelSpec, layers: Layers, weights: CheckpointWeights, attenti
         hidden = ops.add(hidden, feed_forward(weights, layers, spec.experts, layer, normed))
     hidden = layers.rms_norm(hidden, weights.final_norm())
     head = weights.head()
-    matrix = embedding if head is None else layers.matrices.node(head)
-    return ops.matmul(hidden, matrix, False, True)
+    projection = embedding if head is None else layers.matrices.matrix(head)
+    return ops.matmul(hidden, projection.whole(), False, True)
 
 
 def write_ir(checkpoint: Path, folder: Path, precision: str = "exact", window: int | None = None) -> None:

@@ -25,8 +25,33 @@ def integers(*values: int) -> Node:
     return ops.constant(np.array(values, dtype=np.int64))
 
 
+@dataclass(frozen=True)
+class StoredMatrix:
+    """A matrix in the graph: `levels` in its stored type, times one scale a row where it is rounded.
+
+    Every use makes its own conversion to float32. One that two uses share is not folded into either of
+    them and would run over the whole matrix at every step.
+    """
+
+    levels: Node
+    scales: Node | None = None
+
+    def whole(self) -> Node:
+        return self._widened(self.levels, self.scales)
+
+    def rows(self, numbers: Node) -> Node:
+        """The rows with these numbers, [*numbers, columns]."""
+        scales = None if self.scales is None else ops.gather(self.scales, numbers, integers(0))
+        return self._widened(ops.gather(self.levels, numbers, integers(0)), scales)
+
+    def _widened(self, levels: Node, scales: Node | None) -> Node:
+        if levels.get_element_type() != Type.f32:
+            levels = ops.convert(levels, Type.f32)
+        return levels if scales is None else ops.multiply(levels, scales)
+
+
 class MatrixStore:
-    """Turns weight matrices into nodes and keeps the arrays whose memory they share.
+    """Puts weight matrices into the graph as they are, and keeps the arrays whose memory they share.
 
     OpenVINO's bf16 constants do not hold the numpy array they were made from, so `kept` must live as
     long as the model.
@@ -35,22 +60,20 @@ class MatrixStore:
     def __init__(self) -> None:
         self.kept: list[Array] = []
 
-    def node(self, weight: Weight) -> Node:
-        """The weight in its stored dtype, widened to float32, which loses nothing."""
+    def matrix(self, weight: Weight) -> StoredMatrix:
         values = np.ascontiguousarray(weight.values)
         self.kept.append(values)
-        constant = base_ops.Constant(Tensor(values, Shape(values.shape), _TYPES[weight.dtype]))
-        return constant if weight.dtype == "F32" else ops.convert(constant, Type.f32)
+        return StoredMatrix(base_ops.Constant(Tensor(values, Shape(values.shape), _TYPES[weight.dtype])))
 
 
 class Int8Store(MatrixStore):
     """Symmetric 8-bit weights with one scale a row (output channel)."""
 
-    def node(self, weight: Weight) -> Node:
+    def matrix(self, weight: Weight) -> StoredMatrix:
         values = weight.floats()
         scales = np.maximum(np.abs(values).max(axis=-1, keepdims=True), 1e-8) / INT8_LEVELS
         levels = np.clip(np.rint(values / scales), -INT8_LEVELS, INT8_LEVELS).astype(np.int8)
-        return ops.multiply(ops.convert(ops.constant(levels), Type.f32), floats(scales))
+        return StoredMatrix(ops.constant(levels), floats(scales))
 
 
 @dataclass(frozen=True)
@@ -62,7 +85,7 @@ class Layers:
 
     def project(self, inputs: Node, weight: Weight, bias: Weight | None = None) -> Node:
         """[..., in] -> [..., out], the weight being [out, in]."""
-        outputs = ops.matmul(inputs, self.matrices.node(weight), False, True)
+        outputs = ops.matmul(inputs, self.matrices.matrix(weight).whole(), False, True)
         return outputs if bias is None else ops.add(outputs, floats(bias.floats()))
 
     def rms_norm(self, inputs: Node, weight: Weight) -> Node:
