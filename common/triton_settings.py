@@ -36,7 +36,7 @@ class TritonSettings(BaseModel):
     bls_instance_count: int = Field(
         1, ge=1, le=64, description="Processes of the BLS model; each serves many requests at once."
     )
-    bls: bool = Field(False, description="Also write M-tensorrt_llm_bls, the business-logic model.")
+    bls: bool = Field(True, description="Also write M-tensorrt_llm_bls, the business-logic model.")
 
     # Text
     add_special_tokens: bool = Field(

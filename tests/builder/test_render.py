@@ -22,8 +22,10 @@ from tests.packages import make_package
 from tests.proxy.tokenizers_made import byte_level
 
 CONTRACT = json.loads((SOURCE_ROOT / "tests/data/contracts/triton_tensorrtllm.json").read_text())["models"]
-KINDS = ("ensemble", "preprocessing", "tensorrt_llm", "postprocessing")
-IMAGE_TENSORS = re.compile(r"IMAGE|VIDEO|PIXEL|ASPECT|CROSS_ATTENTION|ATTENTION_MASK|VISION")
+KINDS = ("ensemble", "preprocessing", "tensorrt_llm", "postprocessing", "tensorrt_llm_bls")
+LEFT_OUT = re.compile(
+    r"IMAGE|VIDEO|PIXEL|ASPECT|CROSS_ATTENTION|ATTENTION_MASK|VISION|num_draft|use_draft", re.IGNORECASE
+)
 TENSOR_TYPES = {
     "${logits_datatype}": "TYPE_FP32",
     "${encoder_input_features_data_type}": "TYPE_FP16",
@@ -90,14 +92,21 @@ def test_engine_model_has_exactly_the_contract(home: Home) -> None:
     assert config.dynamic_batching.default_queue_policy.max_queue_size == 1024
 
 
-def test_text_models_have_the_contract_without_images(home: Home) -> None:
+def test_text_models_have_the_contract_without_images_and_drafts(home: Home) -> None:
     render(config_of(m={}), home)
-    for kind in ("preprocessing", "postprocessing"):
+    for kind in ("preprocessing", "postprocessing", "tensorrt_llm_bls"):
         config, contract = rendered(home, kind=kind), CONTRACT[kind]
         for found, entries in ((config.input, contract["inputs"]), (config.output, contract["outputs"])):
-            text = [entry for entry in wanted(entries) if not IMAGE_TENSORS.search(entry["name"])]
+            text = [entry for entry in wanted(entries) if not LEFT_OUT.search(entry["name"])]
             assert [tensor for tensor in tensors(found) if tensor["name"] != "STREAM"] == text
         assert set(contract["parameters"]) <= set(config.parameters)
+
+
+def test_bls_can_be_left_out(home: Home) -> None:
+    render(config_of(m={}), home)
+    report = render(config_of(m={"triton": {"bls": False}}), home)
+    assert {name.split("/")[0] for name in report.removed} == {"m-tensorrt_llm_bls"}
+    assert not (home.repository / "m-tensorrt_llm_bls").exists()
 
 
 def test_ensemble_is_wired_as_in_the_contract(home: Home) -> None:

@@ -1,44 +1,63 @@
-"""Stands in for the engine behind the production config: the answer is the prompt, one token a response."""
+"""Stands in for the engine behind the production config: the answer is the prompt, one token a response.
+
+With `min_tokens` the prompt is repeated up to that many. `stop` ends requests by id. The number of live
+requests is kept in the file `live` of EW_LOG_DIR.
+"""
 
 from __future__ import annotations
 
+import itertools
+import os
 import threading
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb
 
 PACE_S = 0.002
+FINAL = pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
 class TritonPythonModel:
+    def initialize(self, args: dict[str, str]) -> None:
+        self._live: dict[str, threading.Event] = {}
+        self._file = Path(os.environ["EW_LOG_DIR"]) / "live"
+
     def execute(self, requests: list[Any]) -> None:
         for request in requests:
             sender = request.get_response_sender()
-            arguments = (
-                sender,
-                _value(request, "input_ids")[0],
-                self._limit(request),
-                self._streams(request),
-            )
-            threading.Thread(target=_answer, args=arguments).start()
+            if _value(request, "stop") is not None:
+                self._live.get(request.request_id(), threading.Event()).set()
+                sender.send(_response([]), flags=FINAL)
+                continue
+            stopped = self._live[request.request_id()] = threading.Event()
+            arguments = (request.request_id(), sender, list(_chunks(request)), stopped)
+            threading.Thread(target=self._answer, args=arguments).start()
 
-    def _limit(self, request: Any) -> int:
-        return int(_value(request, "request_output_len").flat[0])
+    def _answer(self, request_id: str, sender: Any, chunks: list[Any], stopped: threading.Event) -> None:
+        self._file.write_text(str(len(self._live)))
+        for number, chunk in enumerate(chunks):
+            last = number == len(chunks) - 1 or stopped.wait(PACE_S)
+            sender.send(_response(chunk), flags=FINAL if last else 0)
+            if last:
+                break
+        self._live.pop(request_id, None)
+        self._file.write_text(str(len(self._live)))
 
-    def _streams(self, request: Any) -> bool:
-        streaming = _value(request, "streaming")
-        return streaming is not None and bool(streaming.flat[0])
 
-
-def _answer(sender: Any, ids: Any, limit: int, streams: bool) -> None:
-    ids = ids[:limit]
-    chunks = [ids[index : index + 1] for index in range(len(ids))] if streams else [ids]
-    for number, chunk in enumerate(chunks):
-        threading.Event().wait(PACE_S)
-        last = number == len(chunks) - 1
-        flags = pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL if last else 0
-        sender.send(_response(chunk), flags=flags)
+def _chunks(request: Any) -> Iterator[Any]:
+    ids = _value(request, "input_ids")[0].tolist()
+    limit = int(_value(request, "request_output_len").flat[0])
+    least = _value(request, "min_tokens")
+    wanted = min(limit, len(ids) if least is None else int(least.flat[0]))
+    answer = itertools.islice(itertools.cycle(ids), wanted)
+    streaming = _value(request, "streaming")
+    if streaming is None or not streaming.flat[0]:
+        yield list(answer)
+        return
+    yield from ([token] for token in answer)
 
 
 def _response(ids: Any) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import queue
+import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -40,7 +41,7 @@ CHAT = "{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}"
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton]:
     """Two models with tokenizers of different kinds in one repository."""
     home = Home(tmp_path_factory.mktemp("ensemble"))
-    models = {}
+    models: dict[str, dict[str, Any]] = {}
     for name, tokenizer in TOKENIZERS.items():
         make_package(home.root / name, tokenizer, settings={"chat_template": CHAT})
         models[name] = {"engine": "cpu", "model_path": name, "max_input_len": 256, "max_batch_size": 8}
@@ -157,3 +158,48 @@ def test_bad_input_is_a_clear_error(server: Triton, fields: dict[str, Any], mess
     reply = requests.post(f"{server.http}/v2/models/bytes/generate", json=body, timeout=60)
     assert reply.status_code == 400
     assert message in reply.json()["error"]
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("model", TOKENIZERS)
+def test_bls_streams_exact_text_at_once_without_and_with_equal_ids(server: Triton, model: str) -> None:
+    jobs = [(text, fields) for text in TEXTS * 3 for fields in ({}, {"id": "same"})]
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        got = pool.map(
+            lambda job: generate_stream(server, f"{model}-tensorrt_llm_bls", job[0], **job[1]), jobs
+        )
+        assert ["".join(chunks) for chunks in got] == [expected(model, text) for text, _ in jobs]
+
+
+@pytest.mark.e2e
+def test_bls_cuts_at_stop_words_across_tokens(server: Triton) -> None:
+    text = "The quick brown fox jumps over the lazy dog"
+    chunks = generate_stream(server, "bytes-tensorrt_llm_bls", text, stop_words=["x jum", "dog"])
+    assert "".join(chunks) == "The quick brown fo"
+    not_found = generate_stream(server, "bytes-tensorrt_llm_bls", text, stop_words=["dogs"])
+    assert "".join(not_found) == text
+
+
+@pytest.mark.e2e
+def test_bls_without_streaming_and_with_an_error(server: Triton) -> None:
+    url = f"{server.http}/v2/models/bytes-tensorrt_llm_bls/generate"
+    whole = requests.post(url, json={"text_input": TEXTS[2], "max_tokens": 1000}, timeout=60)
+    assert whole.json()["text_output"] == expected("bytes", TEXTS[2])
+    empty = requests.post(url, json={"text_input": "", "max_tokens": 5}, timeout=60)
+    assert "The prompt is empty" in empty.json()["error"]
+
+
+@pytest.mark.e2e
+def test_bls_stops_the_engine_when_the_client_leaves(server: Triton) -> None:
+    url = f"{server.http}/v2/models/bytes-tensorrt_llm_bls/generate_stream"
+    body = {"text_input": "endless ", "max_tokens": 100_000, "min_tokens": 100_000, "stream": True}
+    live = server.log.with_name("live")
+    with requests.post(url, json=body, stream=True, timeout=60) as reply:
+        lines = reply.iter_lines()
+        for _ in range(10):
+            next(lines)
+        assert live.read_text() == "1"
+    started = time.monotonic()
+    while live.read_text() != "0":
+        assert time.monotonic() - started < 5, "the engine goes on"
+        time.sleep(0.02)
