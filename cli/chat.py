@@ -58,7 +58,8 @@ def _turn(endpoint: Endpoint, fixed: dict[str, Any], messages: Messages, line: s
 
     try:
         answer = ask_streaming(endpoint, {**fixed, "messages": asked}, show)
-        click.secho(f"\n{answer.receipt()}", dim=True, err=True)
+        click.echo()
+        click.secho(answer.receipt(), dim=True, err=True)
     except KeyboardInterrupt:
         click.secho("\nstopped", dim=True, err=True)
     except EwError as error:

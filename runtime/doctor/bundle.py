@@ -49,8 +49,13 @@ def _files() -> Iterator[Path]:
     """Configuration, state and logs; run/keys.json and run/api_key are left out altogether."""
     single = [home().config, home().run / "service.json"]
     past = [path for name in logs.LOGS for path in sorted(home().logs.glob(f"{name}.log*"))]
-    rendered = sorted(path for path in home().repository.rglob("*") if path.suffix in SUFFIXES)
+    rendered = sorted(path for path in home().repository.rglob("*") if _tells(path))
     yield from (path for path in [*single, *past, *rendered] if path.is_file())
+
+
+def _tells(path: Path) -> bool:
+    """Small files that say how a repository is configured; tokenizers are large and may be private."""
+    return path.suffix in SUFFIXES and "tokenizer" not in path.parts
 
 
 def _end_of(path: Path) -> str:

@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
@@ -24,6 +25,13 @@ SMALL_SHM = 256 * 2**20
 CURRENT_CUDA = "13.0"
 OLDEST_CAPABILITY = (8, 0)
 TAKEN = 0.5
+
+
+class Usage(NamedTuple):
+    """Bytes of a disk."""
+
+    total: int
+    free: int
 
 
 def check_platform() -> Iterator[Finding]:
@@ -56,13 +64,13 @@ def check_gpus(seen: Nvidia) -> Iterator[Finding]:
 
 
 def check_space() -> Iterator[Finding]:
-    disk = shutil.disk_usage(home().root)
+    disk = _usage(home().root)
     if disk.free < LOW_DISK:
         yield found("disk_low", f"{disk.free / GIB:.1f} GiB free", where=str(home().root))
     memory = psutil.virtual_memory().available
     if memory < LOW_MEMORY:
         yield found("memory_low", f"{memory / GIB:.1f} GiB available")
-    shm = shutil.disk_usage(SHM)
+    shm = _usage(SHM)
     if shm.total < SMALL_SHM:
         yield found("shm_small", f"{shm.total / 2**20:.0f} MiB", where=str(SHM))
 
@@ -84,9 +92,16 @@ def facts(seen: Nvidia) -> dict[str, object]:
         "cpus": psutil.cpu_count(),
         "memory": memory.total,
         "memory_available": memory.available,
-        "disk_free": shutil.disk_usage(home().root).free,
-        "shm": shutil.disk_usage(SHM).total,
+        "disk_free": _usage(home().root).free,
+        "shm": _usage(SHM).total,
         "driver": seen.driver,
         "cuda": seen.cuda,
         "gpus": [vars(gpu) for gpu in seen.gpus],
     }
+
+
+def _usage(path: Path) -> Usage:
+    """Of the disk that holds `path`, or will when it is made."""
+    there = next(place for place in (path, *path.parents) if place.exists())
+    usage = shutil.disk_usage(there)
+    return Usage(usage.total, usage.free)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 HIDDEN = "[removed]"
-# Names that hold secrets; tokenizer_dir, max_tokens and key_file are none.
+# Names that hold secrets; tokenizer_dir, max_tokens, eos_token_id, key_file are none.
 _SECRET_NAME = (
-    r"[\w-]*(?:api[_-]?key|access[_-]?key|secret|token(?!iz|s)|passw(?:or)?d|authorization|credential)"
+    r"[\w-]*(?:api[_-]?key|access[_-]?key|secret|token(?!iz|s|_id)|passw(?:or)?d|authorization|credential)"
     r"(?![\w-]*(?:file|path|dir))[\w-]*"
 )
 _PATTERNS = (

@@ -1,0 +1,202 @@
+"""Checks of machine, project and service; what leaves the machine in a bundle."""
+
+from __future__ import annotations
+
+import json
+import stat
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from runtime import nvidia
+from runtime.doctor import environments, machine, network, service
+from runtime.doctor.bundle import write_bundle
+from runtime.doctor.catalog import CATALOG
+from runtime.doctor.examine import Report, examine
+from runtime.doctor.finding import Finding, has_errors, in_order
+from runtime.doctor.redact import HIDDEN, redact
+from runtime.environments import registry
+from runtime.environments.registry import Environment
+from runtime.launchers.machine import Docker
+from runtime.nvidia import Gpu, Nvidia
+from runtime.processes import boot_id
+from runtime.state import Ports, Service, save
+
+GIB = 2**30
+KEY = "ew-" + "A1b2" * 11
+
+
+def ids(findings: Iterable[Finding]) -> list[str]:
+    return [finding.id for finding in findings]
+
+
+def gpu(index: int, capability: str = "9.0", free: int = 70) -> Gpu:
+    return Gpu(index, "H100", 80 * GIB, free * GIB, capability)
+
+
+def test_gpus_are_judged() -> None:
+    assert ids(machine.check_gpus(Nvidia("580.1", "13.0", (gpu(0),)))) == []
+    assert ids(machine.check_gpus(Nvidia("535.1", "12.2", (gpu(0),)))) == ["driver_old"]
+    assert ids(machine.check_gpus(Nvidia("580.1", "13.0", (gpu(0, "7.5"),)))) == ["gpu_generation_old"]
+    assert ids(machine.check_gpus(Nvidia("580.1", "13.0", (gpu(0, free=3),)))) == ["gpu_memory_taken"]
+    assert ids(machine.check_gpus(Nvidia(problem="nvidia-smi is not on the path"))) == ["gpu_none"]
+    mismatch = Nvidia(problem="Failed to initialize NVML: Driver/library version mismatch")
+    assert ids(machine.check_gpus(mismatch)) == ["driver_trouble"]
+
+
+def test_little_space_is_found(monkeypatch: pytest.MonkeyPatch, ew_home: Path) -> None:
+    for limit in ("LOW_DISK", "LOW_MEMORY", "SMALL_SHM"):
+        monkeypatch.setattr(machine, limit, 1 << 60)
+    assert ids(machine.check_space()) == ["disk_low", "memory_low", "shm_small"]
+    for limit in ("LOW_DISK", "LOW_MEMORY", "SMALL_SHM"):
+        monkeypatch.setattr(machine, limit, 0)
+    assert ids(machine.check_space()) == []
+
+
+def test_containers_and_mpi_are_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    seen = Nvidia("580.1", "13.0", (gpu(0), gpu(1)))
+    assert ids(machine.check_containers(Docker(), Nvidia())) == ["docker_unusable"]
+    without = Docker(Path("/usr/bin/docker"), "", False)
+    assert ids(machine.check_containers(without, seen)) == ["docker_without_gpu", "mpirun_missing"]
+    assert ids(machine.check_containers(without, Nvidia())) == []
+
+
+def test_this_machine_can_run_the_cpu_engine() -> None:
+    assert ids(machine.check_platform()) == []
+
+
+def test_an_unfinished_and_a_broken_environment_say_how_to_mend_them(ew_home: Path) -> None:
+    registry.save(Environment("half", "cuda-vllm", "venv", "d", done=("create",)))
+    registry.save(Environment("gone", "cuda-trt", "venv", "d", prefix="/nowhere", finished=True))
+    found = {finding.where: finding for finding in environments.check_environments()}
+    assert found["half"].id == "environment_unfinished"
+    assert found["gone"].id == "environment_broken"
+    assert found["gone"].command == "./ew setup --engine cuda-trt --env gone"
+
+
+def test_an_invalid_config_and_a_missing_package_are_found(ew_home: Path) -> None:
+    config = ew_home / "deploy" / "config.json"
+    config.parent.mkdir()
+    config.write_text('{"models": {"m": {"engine": "cpu", "model_path": "nowhere"}}}')
+    assert ids(service.check_project()) == ["package_unusable"]
+    config.write_text('{"modles": {}}')
+    (finding,) = service.check_project()
+    assert finding.id == "config_invalid"
+    assert "models" in finding.evidence
+
+
+def test_a_service_of_an_earlier_boot_is_stale(ew_home: Path) -> None:
+    ports = Ports(8080, 8000, 8001, 8002)
+    record = Service("x", "ready", "another boot", 0.0, "cpu", ("m",), "127.0.0.1", ports, "k")
+    save(record)
+    assert ids(service.check_service()) == ["service_stale"]
+    save(record.with_changes(boot_id=boot_id()))
+    assert ids(service.check_service()) == ["service_stale"]
+
+
+def test_open_key_files_are_errors(ew_home: Path) -> None:
+    key = ew_home / "run" / "keys.json"
+    key.parent.mkdir()
+    key.write_text("{}")
+    key.chmod(0o644)
+    assert "key_file_open" in ids(service.check_service())
+    key.chmod(0o600)
+    assert "key_file_open" not in ids(service.check_service())
+
+
+def test_logs_of_the_last_run_are_explained(ew_home: Path) -> None:
+    (ew_home / "logs").mkdir()
+    (ew_home / "logs" / "worker.log").write_text("OSError: [Errno 28] No space left on device\n")
+    assert "disk_full" in ids(service.check_logs())
+
+
+def test_an_index_out_of_reach_is_said_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_INDEX_URL", "http://user:secret@127.0.0.1:9/simple")
+    monkeypatch.setattr(network, "hub_url", lambda: "")
+    (finding,) = network.check_network()
+    assert finding.id == "index_unreachable"
+    assert "secret" not in finding.evidence
+    assert "127.0.0.1:9/simple" in finding.evidence
+
+
+def test_the_whole_examination_runs_anywhere(ew_home: Path) -> None:
+    report = examine(online=False)
+    known = set(CATALOG)
+    assert {finding.id for finding in report.findings} <= known
+    assert json.loads(json.dumps(report.as_dict()))["facts"]["service"] == "stopped"
+
+
+def test_the_worst_comes_first() -> None:
+    findings = [CATALOG[name].found() for name in ("gpu_none", "disk_low", "config_invalid")]
+    assert ids(in_order(findings)) == ["config_invalid", "disk_low", "gpu_none"]
+    assert has_errors(findings)
+    assert not has_errors(findings[:2])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'"X-API-Key": "{KEY}"',
+        f"X-API-Key: {KEY}",
+        f"found {KEY} in the request",
+        "HF_TOKEN=hf_abcdefghijklmnopqrstuv",
+        "Authorization: Bearer abcdef1234567890",
+        "password = hunter2secret",
+        "https://user:pa55word@mirror.example/simple",
+        '"aws_secret_access_key": "wJalrXUtnFEMI/K7MDENG"',
+        "key sk-proj-abcdefghijklmnop1234",
+        "nvapi-abcdefghijklmnop1234",
+        "-----BEGIN RSA PRIVATE KEY-----\nabc\n-----END RSA PRIVATE KEY-----",
+    ],
+)
+def test_secrets_are_removed(text: str) -> None:
+    cleaned = redact(text)
+    assert HIDDEN in cleaned
+    secrets = (KEY, "hf_abc", "abcdef12", "hunter2", "pa55word", "wJalr", "proj-abc", "nvapi-abc", "\nabc\n")
+    assert not [secret for secret in secrets if secret in cleaned]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'key: "tokenizer_dir" value: { string_value: "/models/qwen" }',
+        '"max_tokens_in_paged_kv_cache": 2048000',
+        '"key_file": "/srv/ew/run/api_key"',
+        "promptTokens: 1234567",
+        "eos_token_id: 1512345",
+    ],
+)
+def test_settings_are_kept(text: str) -> None:
+    assert redact(text) == text
+
+
+def test_a_bundle_holds_no_key_and_only_its_owner_reads_it(ew_home: Path) -> None:
+    for name, text in {
+        "run/api_key": KEY,
+        "run/keys.json": KEY,
+        "deploy/config.json": '{"models": {}}',
+        "logs/proxy.log": f"X-API-Key: {KEY}\nAuthorization: Bearer {KEY}\n",
+        "logs/triton.log.1": "older\n",
+        "model_repository/m/config.pbtxt": 'backend: "tensorrtllm"\n',
+        "model_repository/m/1/tokenizer/tokenizer.json": "{}",
+    }.items():
+        path = ew_home / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    target = ew_home / "report.tar.gz"
+    write_bundle(Report((), {"seen": nvidia.inspect().problem}), target)
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+    with tarfile.open(target) as archive:
+        names = {member.name.removeprefix("ew-bundle/") for member in archive}
+        texts = [extracted.read() for member in archive if (extracted := archive.extractfile(member))]
+    assert names == {
+        "report.json",
+        "deploy/config.json",
+        "logs/proxy.log",
+        "logs/triton.log.1",
+        "model_repository/m/config.pbtxt",
+    }
+    assert not [text for text in texts if KEY.encode() in text]
