@@ -1,6 +1,6 @@
 """vLLM alone, in its own process: what the stack is measured against. Run by benchmarks/gpu.py.
 
-    python -m benchmarks.gpu_bare --model DIR --streams 1 16 --prompt-len 128 --new-tokens 256 --engine-args JSON
+python -m benchmarks.gpu_bare --model DIR --streams 1 16 --prompt-len 128 --new-tokens 256 --engine-args JSON
 """
 
 from __future__ import annotations

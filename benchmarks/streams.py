@@ -1,6 +1,6 @@
-"""Many streams at once over HTTP, from processes of their own, and what they saw: the load of the GPU benchmark.
+"""Many streams at once over HTTP, from processes of their own: the load of the GPU benchmark.
 
-Raw sockets and one regular expression a packet, because a client that is slower than the server measures itself.
+Raw sockets and one regular expression a packet: a client slower than the server would measure itself.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ def triton_command(service: Service) -> Command:
             "EW_HOME": str(home().root),
             "EW_LOG_DIR": str(home().logs),
             "EW_CACHE_DIR": str(home().cache),
-            "EW_WORKER_PYTHON": sys.executable,
+            "EW_WORKER_PYTHON": os.environ.get("EW_WORKER_PYTHON") or sys.executable,
             SERVICE_VARIABLE: service.service_id,
         },
     )
