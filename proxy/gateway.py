@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import Any
 
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route, Router
 
 from common.errors import EwError
@@ -43,6 +44,7 @@ OPEN_PATHS = frozenset({"/health/live", "/health/ready", "/metrics", "/openapi.j
 ADMIN_PATH = re.compile(r"/api/v1/models/[^/]+/(load|unload)")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 CLIENT_GONE_STATUS = 499
+EXPOSED_HEADERS = ("X-Request-Id", "X-Response-Time", "Server-Timing", "X-Stream-Mode")
 
 
 class Unauthorized(EwError):
@@ -70,10 +72,19 @@ class Gateway:
         self.service = service
         self._handle_signals = handle_signals
         self._router = Router(routes(service), redirect_slashes=False)
+        self._entry = self._http
+        if service.settings.cors_origins:
+            self._entry = CORSMiddleware(
+                self._http,
+                allow_origins=service.settings.cors_origins,
+                allow_methods=("GET", "POST"),
+                allow_headers=("*",),
+                expose_headers=EXPOSED_HEADERS,
+            )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            await self._http(scope, receive, send)
+            await self._entry(scope, receive, send)
         elif scope["type"] == "lifespan":
             await self._lifespan(receive, send)
 

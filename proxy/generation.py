@@ -32,6 +32,7 @@ class GenerationRequest:
     priority: int | None = None
     trace_headers: bytes = b""
     show_special: bool = False
+    streaming: bool = True
 
     def for_engine(self) -> EngineRequest:
         return EngineRequest(
@@ -43,6 +44,7 @@ class GenerationRequest:
             pad_id=self.model.pad_id,
             sampling=self.sampling,
             priority=self.priority,
+            streaming=self.streaming,
         )
 
 
@@ -123,12 +125,15 @@ class Generation:
             self.cause = cause
             self._stream.cancel()
 
-    async def texts(self) -> AsyncGenerator[str, None]:
-        """Text as it is completed, never empty.
+    def texts(self) -> AsyncGenerator[str, None]:
+        """Text as it is completed, never empty; character by character where the model cannot stream.
 
         Raises:
             EngineError, ServiceError: the engine failed; what came before is incomplete.
         """
+        return self._texts() if self.request.streaming else _characters(self._texts())
+
+    async def _texts(self) -> AsyncGenerator[str, None]:
         self._start_timer()
         try:
             ids = await self._open()
@@ -220,6 +225,16 @@ class Generation:
         if self._timer is not None:
             self._timer.cancel()
         self._stream.cancel()
+
+
+async def _characters(texts: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
+    """Pseudo-streaming: the whole answer is there already."""
+    try:
+        async for text in texts:
+            for character in text:
+                yield character
+    finally:
+        await texts.aclose()
 
 
 def is_whole(generation: Generation) -> bool:

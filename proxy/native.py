@@ -66,7 +66,7 @@ class InferenceRoute:
             context.request_id = fields.request_id
         request = make_request(service, fields, scope)
         context.model_id = request.model.model_id
-        with service.run(request, context) as generation:
+        async with service.run(request, context) as generation:
             if self._streams:
                 ndjson = NDJSON.decode() in header(scope, b"accept")
                 framing = EventFraming(context.request_id, context.model_id, ndjson=ndjson)
@@ -83,6 +83,8 @@ def receipt(generation: Generation) -> dict[str, Any]:
         "usage": generation.usage(),
         "timings": generation.timings.receipt(),
     }
+    if not generation.request.streaming:
+        fields["streamMode"] = "pseudo"
     if generation.stop_reason is not None:
         fields["stopReason"] = generation.stop_reason
     if generation.request.sampling.log_probs:

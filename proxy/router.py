@@ -19,6 +19,7 @@ class Router:
     def __init__(self, urls: tuple[str, ...]) -> None:
         self.clients = tuple(TritonClient(url) for url in urls)
         self._states: dict[TritonClient, dict[str, str]] = {client: {} for client in self.clients}
+        self._streams: dict[tuple[TritonClient, str], bool] = {}
 
     async def refresh(self) -> None:
         """Ask every server for its models' states; one that does not answer has none."""
@@ -53,6 +54,13 @@ class Router:
             hint="./ew status shows which models are loaded.",
             code="model_not_ready",
         )
+
+    async def streams(self, client: TritonClient, model_id: str) -> bool:
+        """Whether the model streams; asked once, and again after it was loaded anew."""
+        known = self._streams.get((client, model_id))
+        if known is None:
+            known = self._streams[client, model_id] = await client.streams(model_id)
+        return known
 
     def home_of(self, model_id: str) -> TritonClient:
         """The server whose repository holds the model, loaded or not.
@@ -89,6 +97,9 @@ class Router:
             self._states[client] = {}
             return
         self._states[client] = {name: _state(entry) for name, entry in index.items()}
+        for known, model_id in tuple(self._streams):
+            if known is client and self.state(model_id) != "READY":
+                del self._streams[known, model_id]
 
 
 def _family(model_id: str) -> tuple[str, ...]:

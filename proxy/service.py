@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -86,8 +86,8 @@ class Service:
         longest = self.settings.request_timeout
         return longest if asked_ms is None else min(longest, asked_ms / 1000)
 
-    @contextmanager
-    def run(self, request: GenerationRequest, context: Context) -> Iterator[Generation]:
+    @asynccontextmanager
+    async def run(self, request: GenerationRequest, context: Context) -> AsyncIterator[Generation]:
         """Admit and count one generation; it is stopped when the block ends, however it ends.
 
         Raises:
@@ -96,6 +96,8 @@ class Service:
         """
         with self._admitted(request.model.model_id, context):
             client = self.router.client_for(request.model.model_id)
+            if not await self.router.streams(client, request.model.model_id):
+                request = replace(request, streaming=False)
             generation = Generation(client, request, context.arrived)
             self.active.add(generation)
             try:

@@ -54,7 +54,7 @@ async def stream(
         if opening.done():
             opening.result()
             refuse_empty_end(generation)
-        await send(_start(framing))
+        await send(_start(framing, generation))
         await _write(generation, framing, opening, texts, send)
     finally:
         watcher.cancel()
@@ -128,8 +128,10 @@ def refuse_empty_end(generation: Generation) -> None:
         raise early_end(generation)
 
 
-def _start(framing: Framing) -> dict[str, object]:
+def _start(framing: Framing, generation: Generation) -> dict[str, object]:
     headers = [(b"content-type", framing.content_type), *NO_BUFFERING]
+    if not generation.request.streaming:
+        headers.append((b"x-stream-mode", b"pseudo"))
     return {"type": "http.response.start", "status": 200, "headers": headers}
 
 

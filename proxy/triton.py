@@ -77,6 +77,7 @@ class EngineRequest:
     pad_id: int | None
     sampling: Sampling
     priority: int | None = None
+    streaming: bool = True
 
     def body(self) -> bytes:
         tensors = {
@@ -84,7 +85,7 @@ class EngineRequest:
             "input_ids": self.prompt_ids,
             "input_lengths": len(self.prompt_ids),
             "request_output_len": self.max_tokens,
-            "streaming": True,
+            "streaming": self.streaming,
             "exclude_input_in_output": True,
             **self.sampling.tensors(),
         }
@@ -238,6 +239,18 @@ class TritonClient:
         if status != 200:
             raise ServiceError(f"tritonserver answered {status} to the repository index.")
         return {entry["name"]: entry for entry in orjson.loads(body)}
+
+    async def streams(self, model_id: str) -> bool:
+        """Can the model send more than one response (is it decoupled)?
+
+        Raises:
+            ServiceError: tritonserver does not answer, or with an error.
+        """
+        status, body = await self.pool.request("GET", model_path(model_id) + "/config")
+        if status != 200:
+            raise ServiceError(f"tritonserver answered {status} to the configuration of {model_id}.")
+        policy = orjson.loads(body).get("model_transaction_policy", {})
+        return bool(policy.get("decoupled", False))
 
     async def load(self, name: str, *, timeout: float = 600.0) -> None:
         await self._control(name, "load", timeout)

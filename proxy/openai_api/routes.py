@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from typing import Any
 
 import orjson
@@ -70,8 +70,10 @@ class OpenAIRoute:
             plan = plan_completion(service, fields, scope)
         context.model_id = plan.model.model_id
         documents = Documents(context.request_id, self._kind, plan)
-        with ExitStack() as stack:
-            generations = [stack.enter_context(service.run(one, context)) for one in plan.requests]
+        async with AsyncExitStack() as stack:
+            generations = [
+                await stack.enter_async_context(service.run(one, context)) for one in plan.requests
+            ]
             if fields.stream:
                 await self._stream(documents, generations, fields, receive, send)
             else:

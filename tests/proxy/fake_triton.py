@@ -91,6 +91,9 @@ class FakeTriton:
             self.controls.append((verb, name))
             self.models[name] = "READY" if verb == "load" else ""
             await _plain(writer, 200, {})
+        elif path.endswith("/config"):
+            policy = {"decoupled": self.script.decoupled}
+            await _plain(writer, 200, {"model_transaction_policy": policy})
         else:
             await _plain(writer, 200 if path.startswith("/v2/") else 404, {})
 
@@ -128,7 +131,8 @@ class FakeTriton:
         kind = "text/event-stream; charset=utf-8"
         writer.write((HEAD.format(status=200, kind=kind) + "Transfer-Encoding: chunked\r\n\r\n").encode())
         tokens = script.tokens[: body["request_output_len"]]
-        groups = [tokens[at : at + script.group] for at in range(0, len(tokens), script.group)]
+        size = script.group if body["streaming"] else max(1, len(tokens))
+        groups = [tokens[at : at + size] for at in range(0, len(tokens), size)]
         for index, group in enumerate(groups):
             if script.fail_after == index:
                 _event(writer, {"error": script.error})

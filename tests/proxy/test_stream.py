@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from typing import Any
 
-from tests.proxy.stack import MODEL, Stack, text_of
+from tests.proxy.stack import MODEL, Stack, parse_events, text_of
 
 TEXT = "Hello, 你好 👋🌍 world"
 
@@ -79,3 +81,40 @@ async def test_end_id_in_the_output_is_neither_shown_nor_counted(stack: Stack) -
     assert events[-2]["usage"]["completionTokens"] == len(ids)
     assert events[-2]["finishReason"] == "stop"
     assert not stack.triton.stops
+
+
+async def test_a_model_that_cannot_stream_is_pseudo_streamed_and_says_so(stack: Stack) -> None:
+    stack.script(TEXT, decoupled=False)
+    body = {"modelId": MODEL, "prompt": "hi"}
+    status, headers, data = await stack.post("/api/v1/inference/stream", body)
+    events = parse_events(data)
+    assert (status, headers["X-Stream-Mode"]) == (200, "pseudo")
+    assert stack.triton.requests[0]["streaming"] is False
+    assert [event["text"] for event in events[:-2]] == list(TEXT)
+    assert events[-2]["streamMode"] == "pseudo"
+    assert events[-1] == "[DONE]"
+
+
+async def test_newline_delimited_json(stack: Stack) -> None:
+    stack.script(TEXT)
+    body = {"modelId": MODEL, "prompt": "hi"}
+    accept = {"Accept": "application/x-ndjson"}
+    _, headers, data = await stack.post("/api/v1/inference/stream", body, **accept)
+    lines = [json.loads(line) for line in data.splitlines()]
+    assert headers["Content-Type"] == "application/x-ndjson"
+    assert "".join(line["text"] for line in lines) == TEXT
+    assert lines[-1]["finishReason"] == "stop"
+
+
+async def test_cors_only_for_named_origins(make_stack: Callable[..., Any]) -> None:
+    async with make_stack(cors_origins=("https://app.example",)) as stack:
+        for origin, allowed in (("https://app.example", True), ("https://evil.example", False)):
+            url = stack.url + "/api/v1/inference"
+            asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+            async with stack.client.options(url, headers=asked) as answer:
+                assert (answer.headers.get("Access-Control-Allow-Origin") == origin) is allowed
+
+
+async def test_no_cors_by_default(stack: Stack) -> None:
+    async with stack.client.get(stack.url + "/health/live", headers={"Origin": "https://a.b"}) as answer:
+        assert "Access-Control-Allow-Origin" not in answer.headers
