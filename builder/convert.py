@@ -200,4 +200,12 @@ def _warnings(prepared: Prepared, manifest: Manifest | None) -> tuple[str, ...]:
     pending = (
         [f"The engine is not built yet: {engine.reason}"] if engine and engine.state == "pending" else []
     )
-    return (*prepared.plan.remarks, *pending)
+    return (*prepared.plan.remarks, *_tokenizer_warning(prepared, manifest), *pending)
+
+
+def _tokenizer_warning(prepared: Prepared, manifest: Manifest | None) -> list[str]:
+    if manifest is None or f"{TOKENIZER}/tokenizer.json" in manifest.files:
+        return []
+    return [
+        f"{prepared.request.model} has no tokenizer.json; serving text needs one (save a fast tokenizer)."
+    ]

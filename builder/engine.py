@@ -19,6 +19,7 @@ from builder.quantization import CALIBRATION_NAMES, quantize_command
 from builder.request import Progress
 from builder.workspace import Workspace
 from common import atomic
+from common.errors import PackageError
 
 DOCKER = ["docker", "run", "--rm", "--gpus", "all", "--ipc=host", "--ulimit", "memlock=-1"]
 
@@ -138,12 +139,22 @@ def next_engine(
     if is_current(prepared, manifest, environment):
         return present
     if present.state != "built":
-        built = read_built(space.folder / ENGINE, prepared.config, prepared.sizes)
+        built = _taken_up(prepared, space, can_build=environment is not None)
         if built is not None:
             return _info(prepared, built, "built on a GPU machine with the printed command")
     if environment is None or not (space.folder / CHECKPOINT).is_dir():
         return outlook(prepared, space.folder)
     return _make(prepared, space, index, manifest, environment, report)
+
+
+def _taken_up(prepared: Prepared, space: Workspace, *, can_build: bool) -> Built | None:
+    """An engine built elsewhere; one that does not match is an error only where none can be built."""
+    try:
+        return read_built(space.folder / ENGINE, prepared.config, prepared.sizes)
+    except PackageError:
+        if can_build:
+            return None
+        raise
 
 
 def _make(

@@ -35,7 +35,7 @@ def seal(
     *,
     created: str | None = None,
 ) -> Manifest:
-    """Write `ew.json`. `known` are digests already computed; every other file is read once."""
+    """Put every file on the disk, then write `ew.json`. Files without a digest in `known` are read once."""
     manifest = Manifest(
         tool=Tool(version=VERSION),
         created=created or datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -62,10 +62,12 @@ def _digests(folder: Path, known: Mapping[str, FileEntry], report: Progress) -> 
         entry = known.get(name)
         if entry is None or entry.bytes != size:
             entry = FileEntry(sha256=sha256_of(path), bytes=size)
-            atomic.sync_file(path)
+        atomic.sync_file(path)
         entries[name] = entry
         done += size
         report("sealing", done, total)
+    for parent in {path.parent for path in paths}:
+        atomic.sync_folder(parent)
     return entries
 
 

@@ -18,7 +18,8 @@ from common.errors import PackageError, ResourceError
 
 WORK = ".ew"
 STATE = "state.json"
-OWN = (*PARTS, MANIFEST_NAME, LLM_ARGS, WORK)
+# what may lie in an output folder: our own, and what a fresh volume holds
+OWN = (*PARTS, MANIFEST_NAME, LLM_ARGS, WORK, "lost+found")
 
 
 class Workspace:

@@ -11,6 +11,7 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
@@ -39,12 +40,15 @@ class PhaseDisplay:
         self._bar = bar
         self._speaks = speaks
         self._phase = ""
-        self._task = bar.add_task("", total=None) if bar else None
+        self._task: TaskID | None = None
 
     def __call__(self, phase: str, done: int, total: int) -> None:
         kind = phase.partition(":")[0]
         if self._speaks and kind != self._phase:
             print(f"{kind} ...", file=sys.stderr)
         self._phase = kind
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, description=phase, completed=done, total=total or None)
+        if self._bar is None:
+            return
+        if self._task is None:
+            self._task = self._bar.add_task(phase, total=None)
+        self._bar.update(self._task, description=phase, completed=done, total=total or None)

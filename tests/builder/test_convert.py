@@ -270,3 +270,41 @@ def test_pytorch_package_follows_new_sizes(source: Path, tmp_path: Path) -> None
     more = run(source, tmp_path / "out", max_batch_size=32, extra=("--stream_interval", "2"), **options)
     assert json.loads((more.folder / "llm_args.json").read_text())["stream_interval"] == 2
     package(more).verify()
+
+
+def test_missing_tokenizer_is_said(source: Path, tmp_path: Path) -> None:
+    (source / "tokenizer.json").unlink()
+    assert any("no tokenizer.json" in warning for warning in run(source, tmp_path / "out").warnings)
+
+
+def test_links_fall_back_to_copies(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def other_disk(*arguments: object) -> None:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    first = run(source, tmp_path / "one")
+    monkeypatch.setattr(os, "link", other_disk)
+    second = run(source, tmp_path / "two")
+    name = "checkpoint/rank0.safetensors"
+    assert second.action == "linked"
+    assert not (first.folder / name).samefile(second.folder / name)
+    package(second).verify()
+
+
+def test_same_conversion_to_two_places_at_once_converts_once(source: Path, tmp_path: Path) -> None:
+    actions: list[str] = []
+
+    def work(name: str) -> None:
+        actions.append(run(source, tmp_path / name).action)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in ("one", "two", "three")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(actions) == ["converted", "linked", "linked"]
+
+
+def test_unwritable_index_does_not_stop_a_conversion(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = run(source, tmp_path / "out", cache=tmp_path / "file" / "cache")
+    assert result.action == "converted"

@@ -13,7 +13,7 @@ import pytest
 
 from builder import engine_env
 from builder.engine_build import explain
-from builder.package import ServerVersions
+from builder.package import ServerVersions, load_package
 from common.errors import EwError
 from common.paths import SOURCE_ROOT
 from tests.builder.made import manifest, package, run
@@ -193,6 +193,27 @@ def _fill_engine(folder: Path, **sizes: int) -> None:
     (engine / "config.json").write_text(json.dumps(document))
     (engine / "rank0.engine").write_bytes(b"engine")
     (engine / "gpu.csv").write_text("NVIDIA A10, 8.6\n")
+
+
+@pytest.mark.parametrize("step", ["builder.workspace.Workspace.place", "builder.convert.seal"])
+def test_exchange_of_an_engine_can_be_cut_off(
+    step: str, machine: GpuMachine, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SystemExit stands for the kill: nothing after it runs."""
+    _build(source, tmp_path / "out")
+
+    def die(*arguments: object, **options: object) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(step, die)
+        with pytest.raises(SystemExit):
+            _build(source, tmp_path / "out", max_batch_size=4)
+    half_way = load_package(tmp_path / "out")
+    assert half_way.manifest.engine.state == "pending"
+    result = _build(source, tmp_path / "out", max_batch_size=4)
+    assert (manifest(result).engine.state, manifest(result).sizes.max_batch_size) == ("built", 4)
+    package(result).verify()
 
 
 def test_quantization_is_made_in_the_container(source: Path, tmp_path: Path) -> None:
