@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +35,9 @@ import sys
 from pathlib import Path
 from builder.checkpoint import write_checkpoint
 from builder.families import Layout
-source, output, dtype, tp = sys.argv[1:]
-report = write_checkpoint(Path(source), Path(output), Layout(dtype=dtype, tp_size=int(tp)))
+source, output, dtype, tp, digests = sys.argv[1:]
+layout = Layout(dtype=dtype, tp_size=int(tp))
+report = write_checkpoint(Path(source), Path(output), layout, digests=digests == "True")
 print(report.seconds)
 """
 
@@ -94,11 +95,12 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Case:
-    """One line of the table; `dtype` None is the copy."""
+    """One line of the table; without a dtype it is the copy."""
 
     name: str
     tp_size: int = 0
     dtype: str = ""
+    digests: bool = False
 
 
 CASES = (
@@ -108,7 +110,19 @@ CASES = (
     Case("tp 4", 4, "bfloat16"),
     Case("tp 1, to float16", 1, "float16"),
     Case("tp 4, to float16", 4, "float16"),
+    Case("tp 1 + sha256", 1, "bfloat16", True),
+    Case("tp 4 + sha256", 4, "bfloat16", True),
 )
+
+
+@dataclass(frozen=True)
+class Run:
+    """One process: wall time, wall time inside write_checkpoint, processor time, peak resident memory."""
+
+    wall_s: float
+    inside_s: float
+    cpu_s: float
+    peak_mib: float
 
 
 @dataclass(frozen=True)
@@ -120,6 +134,7 @@ class Result:
     gigabytes: float
     wall_s: float
     inside_s: float
+    cpu_s: float
     peak_mib: float
     times_cp: float
 
@@ -163,8 +178,8 @@ def _made_elsewhere(folder: Path, shape: Shape) -> int:
         return pool.apply(make_model, (folder, shape))
 
 
-def _timed(command: list[str]) -> tuple[float, float, str]:
-    """Wall seconds, peak resident MiB and standard output of a process."""
+def _timed(command: list[str]) -> Run:
+    """Run a process; what it prints is its time inside write_checkpoint."""
     started = time.monotonic()
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -172,21 +187,21 @@ def _timed(command: list[str]) -> tuple[float, float, str]:
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"{' '.join(command[:3])} failed")
-    return time.monotonic() - started, usage.ru_maxrss / 1024, output
+    wall = time.monotonic() - started
+    cpu = usage.ru_utime + usage.ru_stime
+    return Run(wall, float(output or wall), cpu, usage.ru_maxrss / 1024)
 
 
-def run_case(case: Case, source: Path, output: Path) -> tuple[float, float, float]:
-    """Wall seconds, seconds inside write_checkpoint, peak MiB; leaves no file and no unwritten page."""
+def run_case(case: Case, source: Path, output: Path) -> Run:
+    """Time one case; leaves no file and no unwritten page."""
+    command = ["cp", "-r", str(source), str(output)]
     if case.dtype:
-        arguments = [str(source), str(output), case.dtype, str(case.tp_size)]
-        wall, peak, text = _timed([sys.executable, "-c", CONVERSION, *arguments])
-        inside = float(text)
-    else:
-        wall, peak, _ = _timed(["cp", "-r", str(source), str(output)])
-        inside = wall
+        arguments = [str(source), str(output), case.dtype, str(case.tp_size), str(case.digests)]
+        command = [sys.executable, "-c", CONVERSION, *arguments]
+    run = _timed(command)
     shutil.rmtree(output)
     os.sync()
-    return wall, inside, peak
+    return run
 
 
 def measure(name: str, folder: Path, repeat: int) -> list[Result]:
@@ -195,17 +210,19 @@ def measure(name: str, folder: Path, repeat: int) -> list[Result]:
     source.mkdir()
     total = _made_elsewhere(source, SHAPES[name])
     os.sync()
-    runs: dict[Case, list[tuple[float, float, float]]] = {case: [] for case in CASES}
+    runs: dict[Case, list[Run]] = {case: [] for case in CASES}
     for _ in range(repeat):
         for case in CASES:
             runs[case].append(run_case(case, source, folder / "output"))
     shutil.rmtree(source)
-    copy = statistics.median(run[0] for run in runs[CASES[0]])
-    results = []
-    for case, measured in runs.items():
-        wall, inside, peak = (statistics.median(column) for column in zip(*measured, strict=True))
-        results.append(Result(name, case.name, total / 1e9, wall, inside, peak, wall / copy))
-    return results
+    copy = statistics.median(run.wall_s for run in runs[CASES[0]])
+    return [_result(name, case, total, measured, copy) for case, measured in runs.items()]
+
+
+def _result(name: str, case: Case, total: int, runs: list[Run], copy: float) -> Result:
+    rows = zip(*(astuple(run) for run in runs), strict=True)
+    wall, inside, cpu, peak = (statistics.median(column) for column in rows)
+    return Result(name, case.name, total / 1e9, wall, inside, cpu, peak, wall / copy)
 
 
 def machine() -> dict[str, object]:
@@ -219,15 +236,18 @@ def machine() -> dict[str, object]:
         "kernel": platform.release(),
         "python": platform.python_version(),
         "numpy": np.__version__,
+        "load_average": round(os.getloadavg()[0], 1),
     }
 
 
 def _print(results: list[Result]) -> None:
-    print(f"{'model':6} {'case':18} {'GB':>5} {'wall s':>7} {'inside s':>8} {'peak MiB':>8} {'x cp':>5}")
+    print(
+        f"{'model':6} {'case':18} {'GB':>5} {'wall s':>7} {'inside s':>8} {'cpu s':>6} {'MiB':>5} {'x cp':>5}"
+    )
     for row in results:
         print(
             f"{row.model:6} {row.case:18} {row.gigabytes:5.2f} {row.wall_s:7.2f} "
-            f"{row.inside_s:8.2f} {row.peak_mib:8.0f} {row.times_cp:5.2f}"
+            f"{row.inside_s:8.2f} {row.cpu_s:6.2f} {row.peak_mib:5.0f} {row.times_cp:5.2f}"
         )
 
 

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from builder.digests import sha256_of
 from builder.families import Layout, read_dims, trtllm_config, weight_map
 from builder.families.layout import STORED_NAMES
 from builder.families.placement import PADDING, Block
 from builder.shard import HEAD, ShardPlan, Target, rank_targets, source_shapes
 from builder.sources import Source
-from builder.writer import Progress, fill
+from builder.writer import Progress, Wishes, fill
 from common.atomic import write_json
 from common.casts import Array
 from common.errors import CheckpointError
@@ -34,7 +36,6 @@ class CheckpointReport:
     Args:
         files: config.json and the rank files, in order.
         nbytes: size of the rank files; `reused_bytes` of them came from an interrupted run.
-        sha256: file name to hex digest, taken while writing.
         seconds: wall time.
     """
 
@@ -42,8 +43,19 @@ class CheckpointReport:
     files: tuple[Path, ...]
     nbytes: int
     reused_bytes: int
-    sha256: Mapping[str, str]
     seconds: float
+    taken_sha256: Mapping[str, str]
+
+    @cached_property
+    def sha256(self) -> dict[str, str]:
+        """File name to hex digest; read from the files unless taken while they were written."""
+        with ThreadPoolExecutor(_workers(0)) as pool:
+            return dict(
+                zip((path.name for path in self.files), pool.map(self._digest, self.files), strict=True)
+            )
+
+    def _digest(self, path: Path) -> str:
+        return self.taken_sha256.get(path.name) or sha256_of(path)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -80,6 +92,7 @@ def write_checkpoint(
     workers: int = 0,
     resume: bool = True,
     allow_pickle: bool = False,
+    digests: bool = False,
 ) -> CheckpointReport:
     """Convert the Hugging Face folder `source` into the checkpoint folder `output`.
 
@@ -88,6 +101,7 @@ def write_checkpoint(
         workers: threads; 0 takes one a processor, at most MOST_WORKERS.
         resume: go on with what an interrupted run of the same conversion left in `output`.
         allow_pickle: read PyTorch .bin files where there are no safetensors.
+        digests: take the digests while writing; sooner than reading the files afterwards.
 
     Raises:
         UsageError, CheckpointError, UnsupportedModelError: before anything is written.
@@ -99,15 +113,17 @@ def write_checkpoint(
     try:
         output.mkdir(parents=True, exist_ok=True)
         (output / "config.json").unlink(missing_ok=True)
-        filled = fill(plan, output, workers=_workers(workers), resume=resume, progress=progress)
+        filled = fill(plan, output, Wishes(_workers(workers), resume, digests, progress or _silent))
         write_json(output / "config.json", config)
     except OSError as error:
         raise write_error(output, error) from error
     files = (output / "config.json", *(output / file.name for file in plan.files))
-    own = hashlib.sha256(files[0].read_bytes()).hexdigest()
-    digests = {"config.json": own, **filled.sha256}
     seconds = time.monotonic() - started
-    return CheckpointReport(output, files, plan.total_bytes, filled.reused_bytes, digests, seconds)
+    return CheckpointReport(output, files, plan.total_bytes, filled.reused_bytes, seconds, filled.sha256)
+
+
+def _silent(done: int, total: int) -> None:
+    """Progress of a caller that wants none."""
 
 
 def _workers(asked: int) -> int:

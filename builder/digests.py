@@ -13,7 +13,9 @@ import os
 import queue
 import threading
 from collections.abc import Iterable
+from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 READ_BYTES = 1 << 20
 Range = tuple[int, int]
@@ -73,18 +75,31 @@ class FileDigest:
         self._thread.join()
 
 
+class NamedFile(Protocol):
+    """A file that is being written."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def size(self) -> int: ...
+
+
 class FileDigests:
-    """One digest a file; leaving the context ends all threads."""
+    """One digest a file; leaving the context ends all threads. Without descriptors it does nothing."""
 
-    def __init__(self, descriptors: list[int], sizes: list[int]) -> None:
-        self._files = [FileDigest(*pair) for pair in zip(descriptors, sizes, strict=True)]
+    def __init__(self, descriptors: Iterable[int], files: Iterable[NamedFile]) -> None:
+        pairs = zip(descriptors, files, strict=False)
+        self._files = [(file.name, FileDigest(descriptor, file.size)) for descriptor, file in pairs]
 
-    def complete(self, file: int, ranges: Iterable[Range]) -> None:
-        self._files[file].complete(ranges)
+    def complete(self, number: int, ranges: Iterable[Range]) -> None:
+        """Byte ranges of file `number` have their final content."""
+        if self._files:
+            self._files[number][1].complete(ranges)
 
-    def finish(self) -> list[str]:
-        """Hex digests of all files, in order."""
-        return [file.finish() for file in self._files]
+    def finish(self) -> dict[str, str]:
+        """Name to hex digest of every file."""
+        return {name: digest.finish() for name, digest in self._files}
 
     def __enter__(self) -> FileDigests:
         return self
@@ -92,8 +107,17 @@ class FileDigests:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for file in self._files:
-            file.stop()
+        for _, digest in self._files:
+            digest.stop()
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a finished file."""
+    digest, buffer = hashlib.sha256(), bytearray(READ_BYTES)
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(memoryview(buffer)[:count])
+    return digest.hexdigest()
 
 
 def gaps(ranges: Iterable[Range], size: int) -> list[Range]:

@@ -6,7 +6,6 @@ in flight; after a reboot the journal is not trusted, because data may not have 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import threading
@@ -20,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from builder.digests import FileDigests, gaps
+from builder.journal import Journal
 from builder.normhead import normalise_rows
 from builder.shard import RankFile, ShardPlan, Step, cut
 from common.casts import STORED, Array, cast_into
@@ -28,53 +28,7 @@ from common.tensors import write_error
 
 PARTIAL = ".partial"
 PIECE_BYTES = 1 << 19  # of the source; what is cast or gathered stays in the cache until it is written
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 Progress = Callable[[int, int], None]
-
-
-def _boot_id() -> str:
-    return BOOT_ID.read_text().strip() if BOOT_ID.exists() else ""
-
-
-class Journal:
-    """The finished steps of one plan, one number a line after a line that names the plan and the boot."""
-
-    def __init__(self, path: Path, digest: str, *, resume: bool) -> None:
-        self._title = f"{digest} {_boot_id()}\n".encode()
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        self._lock(path)
-        self.done = self._read() if resume else set()
-        self.is_new = not self.done
-        if self.is_new:
-            os.ftruncate(self._descriptor, 0)
-            os.pwrite(self._descriptor, self._title, 0)
-        os.lseek(self._descriptor, 0, os.SEEK_END)
-
-    def _lock(self, path: Path) -> None:
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(self._descriptor)
-            raise ResourceError(
-                f"Another conversion is writing to {path.parent.parent}.",
-                hint="Wait for it, or choose another output folder.",
-                code="output_busy",
-            ) from error
-
-    def _read(self) -> set[int]:
-        """Finished steps, if plan and boot are the same; a last line without its end does not count."""
-        text = os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)
-        if not text.startswith(self._title):
-            return set()
-        whole = text[: text.rfind(b"\n") + 1]
-        os.ftruncate(self._descriptor, len(whole))
-        return {int(line) for line in whole[len(self._title) :].split()}
-
-    def add(self, numbers: list[int]) -> None:
-        os.write(self._descriptor, "".join(f"{number}\n" for number in numbers).encode())
-
-    def close(self) -> None:
-        os.close(self._descriptor)
 
 
 class _Scratch(threading.local):
@@ -183,14 +137,24 @@ def _can_go_on(folder: Path, files: list[RankFile]) -> bool:
 
 
 @dataclass(frozen=True)
+class Wishes:
+    """How to write: threads, whether to go on with what is there, whether to take digests on the way."""
+
+    workers: int
+    resume: bool
+    digests: bool
+    progress: Progress
+
+
+@dataclass(frozen=True)
 class Filled:
-    """SHA-256 of each rank file by name, and the bytes that an earlier run had already written."""
+    """SHA-256 of each rank file by name, if wished, and the bytes that an earlier run had written."""
 
     sha256: dict[str, str]
     reused_bytes: int
 
 
-def fill(plan: ShardPlan, output: Path, *, workers: int, resume: bool, progress: Progress | None) -> Filled:
+def fill(plan: ShardPlan, output: Path, wishes: Wishes) -> Filled:
     """Write all rank files into `output`.
 
     Raises:
@@ -199,10 +163,12 @@ def fill(plan: ShardPlan, output: Path, *, workers: int, resume: bool, progress:
     folder = output / PARTIAL
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        journal = Journal(folder / "journal", plan.digest, resume=resume and _can_go_on(folder, plan.files))
+        journal = Journal(
+            folder / "journal", plan.digest, resume=wishes.resume and _can_go_on(folder, plan.files)
+        )
         try:
             _check_space(plan, folder)
-            filled = _fill(plan, folder, journal, workers, progress)
+            filled = _fill(plan, folder, journal, wishes)
             _publish(plan, folder, output)
         finally:
             journal.close()
@@ -235,23 +201,22 @@ def _publish(plan: ShardPlan, folder: Path, output: Path) -> None:
     shutil.rmtree(folder)
 
 
-def _fill(plan: ShardPlan, folder: Path, journal: Journal, workers: int, progress: Progress | None) -> Filled:
-    report = progress or (lambda done, total: None)
+def _fill(plan: ShardPlan, folder: Path, journal: Journal, wishes: Wishes) -> Filled:
     waiting = [(number, step) for number, step in enumerate(plan.steps) if number not in journal.done]
     done = reused = plan.total_bytes - sum(step.nbytes for _, step in waiting)
-    report(done, plan.total_bytes)
+    wishes.progress(done, plan.total_bytes)
     with (
         _open_files(folder, plan.files, keep=not journal.is_new) as descriptors,
-        FileDigests(descriptors, [file.size for file in plan.files]) as digests,
-        ThreadPoolExecutor(workers, thread_name_prefix="convert") as pool,
+        FileDigests(descriptors if wishes.digests else [], plan.files) as digests,
+        ThreadPoolExecutor(wishes.workers, thread_name_prefix="convert") as pool,
     ):
         _complete_the_rest(digests, plan, [step for _, step in waiting])
-        for batch in _batches(pool, Filler(plan, descriptors).run, iter(waiting), 2 * workers):
+        for batch in _batches(pool, Filler(plan, descriptors).run, iter(waiting), 2 * wishes.workers):
             journal.add([number for number, _ in batch])
             _complete(digests, [step for _, step in batch])
             done += sum(step.nbytes for _, step in batch)
-            report(done, plan.total_bytes)
-        sha256 = dict(zip((file.name for file in plan.files), digests.finish(), strict=True))
+            wishes.progress(done, plan.total_bytes)
+        sha256 = digests.finish()
     return Filled(sha256, 0 if journal.is_new else reused)
 
 

@@ -2,14 +2,24 @@ from __future__ import annotations
 
 import os
 import random
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from builder.digests import FileDigest, FileDigests, gaps
+from builder.digests import FileDigest, FileDigests, gaps, sha256_of
 
-CONTENT = bytes(random.Random(0).randbytes(5_000_000))
+CONTENT = random.Random(0).randbytes(5_000_000)
+
+
+@dataclass(frozen=True)
+class File:
+    name: str
+    size: int
+
+
+FILE = File("file", len(CONTENT))
 
 
 @pytest.fixture
@@ -22,10 +32,10 @@ def test_ranges_may_come_in_any_order(descriptor: int) -> None:
     cuts = [0, *sorted(random.Random(1).sample(range(1, len(CONTENT)), 40)), len(CONTENT)]
     ranges = list(zip(cuts, cuts[1:], strict=False))
     random.Random(2).shuffle(ranges)
-    with FileDigests([descriptor], [len(CONTENT)]) as digests:
+    with FileDigests([descriptor], [FILE]) as digests:
         for each in ranges:
             digests.complete(0, [each])
-        assert digests.finish() == [sha256(CONTENT).hexdigest()]
+        assert digests.finish() == {"file": sha256(CONTENT).hexdigest()}
     os.close(descriptor)
 
 
@@ -54,9 +64,17 @@ def test_a_file_that_shrinks_is_an_error(descriptor: int) -> None:
 
 
 def test_stopping_needs_no_digest(descriptor: int) -> None:
-    with FileDigests([descriptor], [len(CONTENT)]) as digests:
+    with FileDigests([descriptor], [FILE]) as digests:
         digests.complete(0, [(0, 100)])
     os.close(descriptor)
+
+
+def test_finished_file_and_no_file(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(CONTENT)
+    assert sha256_of(tmp_path / "x") == sha256(CONTENT).hexdigest()
+    with FileDigests([], [FILE]) as digests:
+        digests.complete(0, [(0, 1)])
+        assert digests.finish() == {}
 
 
 def test_gaps() -> None:

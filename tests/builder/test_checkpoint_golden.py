@@ -26,7 +26,7 @@ def test_config_equals_upstream(case: Case) -> None:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_every_byte_equals_upstream_and_comes_back(case: Case, tmp_path: Path) -> None:
     output = tmp_path / "output"
-    report = write_checkpoint(case.source, output, case.layout, model_type=case.model_type)
+    report = write_checkpoint(case.source, output, case.layout, model_type=case.model_type, digests=True)
 
     assert {path.name for path in report.files} == {"config.json", *case.tensors}
     assert {name: described(output / name) for name in case.tensors} == case.tensors

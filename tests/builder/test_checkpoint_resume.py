@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from builder import shard, writer
+from builder import journal, shard, writer
 from builder.checkpoint import write_checkpoint
 from builder.families import Layout
 from common.errors import CheckpointError, ResourceError
@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 SLOW_CONVERSION = """
 import sys, time
 from pathlib import Path
-from builder import shard, writer
+from builder import journal, shard, writer
 from builder.checkpoint import write_checkpoint
 from builder.families import Layout
 shard.STEP_BYTES = 4096
@@ -80,7 +80,8 @@ def test_interrupted_output_does_not_look_finished(output: Path) -> None:
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_resumed_conversion_reuses_and_equals_upstream(output: Path, share: float) -> None:
     interrupt(output, share)
-    report = write_checkpoint(SOURCE, output, LAYOUT)
+    report = write_checkpoint(SOURCE, output, LAYOUT, digests=True)
+    assert len(report.taken_sha256) == 2
     assert report.reused_bytes > share * report.nbytes
     assert {path.name: sha256(path.read_bytes()).hexdigest() for path in report.files} == report.sha256
     assert_equal_to_upstream(output)
@@ -109,15 +110,15 @@ def test_another_layout_starts_over(output: Path) -> None:
 
 def test_after_a_reboot_the_journal_is_not_trusted(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupt(output, 0.5)
-    monkeypatch.setattr(writer, "_boot_id", lambda: "another boot")
+    monkeypatch.setattr(journal, "_boot_id", lambda: "another boot")
     assert write_checkpoint(SOURCE, output, LAYOUT).reused_bytes == 0
     assert_equal_to_upstream(output)
 
 
 def test_torn_journal_line_does_not_count(output: Path) -> None:
     interrupt(output, 0.5)
-    journal = output / writer.PARTIAL / "journal"
-    journal.write_bytes(journal.read_bytes() + b"99")
+    path = output / writer.PARTIAL / "journal"
+    path.write_bytes(path.read_bytes() + b"99")
     write_checkpoint(SOURCE, output, LAYOUT)
     assert_equal_to_upstream(output)
 
