@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +47,7 @@ def render(
     dry_run: bool = False,
     force: bool = False,
     with_diff: bool = False,
+    trtllm_version: str | None = None,
 ) -> RenderReport:
     """Bring a model repository in line with the configuration.
 
@@ -61,16 +61,22 @@ def render(
         dry_run: change nothing.
         force: overwrite and remove files that were edited by hand.
         with_diff: fill the report's `diff`.
+        trtllm_version: TensorRT-LLM of the container that will serve engines; each package's when not given.
 
     Raises:
-        UsageError: `only` names a model that is not configured.
+        UsageError: `only` names a model that is not configured, or the version cannot serve engines.
         ConfigError: two models would share a folder.
         PackageError: a package is missing, damaged or lacks what its engine needs.
         RepositoryError: a template is wrong, or files were edited by hand.
         ResourceError: the repository cannot be written.
     """
     repository = (output or home.repository).absolute()
-    models = _files_of_models(config, home, _chosen(config, only), repository)
+    _refuse_shared_folders(config)
+    models = []
+    for model_id in _chosen(config, only):
+        model = config.models[model_id]
+        package = load_package(home.resolve(model.model_path))
+        models.append(model_files(model_id, model, package, repository, trtllm_version=trtllm_version))
     with contextlib.nullcontext() if dry_run else locked(repository):
         changes = plan_changes(repository, models, keep_others=only is not None)
         report = _report(repository, models, changes, dry_run=dry_run, with_diff=with_diff)
@@ -90,18 +96,6 @@ def _chosen(config: DeployConfig, only: list[str] | None) -> list[str]:
             code="unknown_model",
         )
     return list(dict.fromkeys(only)) if only is not None else list(config.models)
-
-
-def _files_of_models(
-    config: DeployConfig, home: Home, model_ids: Iterable[str], repository: Path
-) -> list[ModelFiles]:
-    _refuse_shared_folders(config)
-    models = []
-    for model_id in model_ids:
-        model = config.models[model_id]
-        package = load_package(home.resolve(model.model_path))
-        models.append(model_files(model_id, model, package, repository))
-    return models
 
 
 def _refuse_shared_folders(config: DeployConfig) -> None:

@@ -13,14 +13,15 @@ from typing import Any
 from builder.package import Package
 from builder.pbtxt import CONFIG_NAME, TEMPLATES, fill_template
 from common.config import ModelConfig
-from common.errors import PackageError, RepositoryError
+from common.errors import PackageError, RepositoryError, UsageError
 from common.paths import SOURCE_ROOT
 
 VERSION = "1"
 KEEP = f"{VERSION}/.keep"
 WORKER_FILE = f"{VERSION}/worker.json"
 EXECUTOR_WORKER = "/opt/tritonserver/backends/tensorrtllm/trtllmExecutorWorker"
-FIRST_WITH_TOKEN_COUNTS = (0, 21)
+OLDEST_VERSION, NEWEST_VERSION = (0, 17), (1, 2)
+NEWER_TEMPLATE = (0, 21)  # 0.20 has no token counts, no enable_trt_overlap and FP16 prompt tables only
 SHARED_BY_TEXT_MODELS = ("common/__init__.py", "common/detokenize.py", "common/errors.py")
 CHAT_MODULE = ("proxy/__init__.py", "proxy/chat.py")
 STOPS_MODULE = ("proxy/__init__.py", "proxy/stops.py")
@@ -103,6 +104,12 @@ class _Target:
     config: ModelConfig
     package: Package
     repository: Path
+    trtllm_version: str
+
+    @property
+    def is_older_backend(self) -> bool:
+        """Whether NVIDIA's backend is of the 0.17 to 0.20 generation."""
+        return self.driver == "native" and _version_numbers(self.trtllm_version) < NEWER_TEMPLATE
 
     @property
     def driver(self) -> str:
@@ -116,14 +123,29 @@ class _Target:
         return self.model_id if kind == "ensemble" else f"{self.model_id}-{kind}"
 
 
-def model_files(model_id: str, config: ModelConfig, package: Package, repository: Path) -> ModelFiles:
+def model_files(
+    model_id: str,
+    config: ModelConfig,
+    package: Package,
+    repository: Path,
+    *,
+    trtllm_version: str | None = None,
+) -> ModelFiles:
     """Everything that is rendered for one model id.
 
+    Args:
+        trtllm_version: TensorRT-LLM of the container that will serve it; the package's when not given.
+
     Raises:
+        UsageError: that version has no engine backend for Triton.
         PackageError: the package lacks a tokenizer, or an engine that is needed.
         RepositoryError: a template cannot be filled or does not give a valid configuration.
     """
-    target = _Target(model_id, config, package, repository)
+    target = _Target(
+        model_id, config, package, repository, trtllm_version or package.manifest.runtime.tensorrt_llm
+    )
+    if target.driver == "native":
+        _refuse_other_versions(target.trtllm_version)
     kinds = {
         "ensemble": _ensemble,
         "preprocessing": _preprocessing,
@@ -212,9 +234,11 @@ def _config(target: _Target, kind: str, parameters: dict[str, Any]) -> bytes:
         "base_name": target.model_id,
         "backend": "python" if target.driver == "bridge-model" else "tensorrtllm",
         "max_batch_size": target.config.max_batch_size,
-        "has_token_counts": _has_token_counts(target),
+        "has_token_counts": not target.is_older_backend,
         "parameters": {key: _parameter_text(value) for key, value in parameters.items()},
     }
+    if target.is_older_backend:
+        variables["prompt_embedding_table_data_type"] = "FP16"
     return fill_template(kind, variables).encode()
 
 
@@ -226,8 +250,9 @@ def _engine_parameters(target: _Target) -> dict[str, Any]:
         "executor_worker_path": EXECUTOR_WORKER,
         "tokenizer_dir": None,
     }
-    settings = target.config.triton.model_dump()
-    return {key: fixed[key] if key in fixed else settings[key] for key in PARAMETER_ORDER}
+    values = {**target.config.triton.model_dump(), **fixed}
+    skipped = ("enable_trt_overlap",) if target.is_older_backend else ()
+    return {key: values[key] for key in PARAMETER_ORDER if key not in skipped}
 
 
 def _model_path(target: _Target) -> Path:
@@ -254,12 +279,20 @@ def _parameter_text(value: Any) -> str:
     return str(value)
 
 
-def _has_token_counts(target: _Target) -> bool:
-    """TensorRT-LLM has the num_input_tokens and num_output_tokens tensors since 0.21."""
-    if target.driver != "native":
-        return True
-    numbers = re.match(r"(\d+)\.(\d+)", target.package.manifest.runtime.tensorrt_llm)
-    return numbers is None or (int(numbers[1]), int(numbers[2])) >= FIRST_WITH_TOKEN_COUNTS
+def _refuse_other_versions(version: str) -> None:
+    if OLDEST_VERSION <= _version_numbers(version) <= NEWEST_VERSION:
+        return
+    raise UsageError(
+        f"TensorRT-LLM {version} cannot serve an engine through this repository.",
+        why="The engine backend for Triton is supported from 0.17 to 1.2; 1.3 removed it.",
+        hint="Use --trtllm-version with the version in your container, or convert with --runtime pytorch.",
+        code="trtllm_version",
+    )
+
+
+def _version_numbers(version: str) -> tuple[int, int]:
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    return (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
 
 
 def _worker_json(target: _Target) -> bytes:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Show what would be written, change nothing.")
 @click.option("--diff", "show_diff", is_flag=True, help="Show the changes line by line, change nothing.")
 @click.option("--force", is_flag=True, help="Overwrite files that were edited by hand.")
+@click.option("--trtllm-version", metavar="VERSION", help="TensorRT-LLM in the serving container.")
 @json_option
 @report_errors
 def command(
@@ -33,6 +34,7 @@ def command(
     dry_run: bool,
     show_diff: bool,
     force: bool,
+    trtllm_version: str | None,
     as_json: bool,
 ) -> None:
     """Write the Triton model repository from deploy/config.json.
@@ -59,6 +61,7 @@ def command(
         dry_run=dry_run or show_diff,
         force=force,
         with_diff=show_diff,
+        trtllm_version=trtllm_version,
     )
     document = {**report.as_dict(), **({"diff": report.diff} if show_diff else {})}
     emit(document, as_json=as_json, text=report.diff if show_diff else _summary(report))

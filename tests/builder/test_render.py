@@ -186,14 +186,41 @@ def test_native_engine_needs_a_built_engine(home: Home) -> None:
     assert sorted(path.name for path in (folder / "1").iterdir()) == [".keep"]
 
 
-def test_older_tensorrt_llm_has_no_token_counts(home: Home) -> None:
+@pytest.mark.parametrize("version", [None, "0.17.0", "0.20.0"])
+def test_older_tensorrt_llm(home: Home, version: str | None) -> None:
+    """0.20's template: no token counts, no enable_trt_overlap, prompt tables in FP16."""
     make_package(home.root / "models" / "m", byte_level(), engine="built", tensorrt_llm="0.20.0")
-    render(config_of(m={"engine": "cuda-trt"}), home)
-    for kind in ("tensorrt_llm", "ensemble"):
+    settings = {"prompt_embedding_table_data_type": "BF16"}
+    render(config_of(m={"engine": "cuda-trt", "triton": settings}), home, trtllm_version=version)
+    for kind in ("tensorrt_llm", "ensemble", "tensorrt_llm_bls"):
         config = rendered(home, kind=kind)
         names = {tensor.name for tensor in [*config.input, *config.output]}
         assert not [name for name in names if name.endswith(("num_input_tokens", "num_output_tokens"))]
+        found = {tensor["name"]: tensor["data_type"] for tensor in tensors(config.input)}
+        assert found["prompt_embedding_table"] == "TYPE_FP16"
     assert "num_input_tokens" not in str(rendered(home, kind="ensemble").ensemble_scheduling)
+    assert set(CONTRACT["tensorrt_llm"]["parameters"]) - set(rendered(home).parameters) == {
+        "enable_trt_overlap"
+    }
+
+
+@pytest.mark.parametrize("version", ["0.16.0", "1.3.0", "2.0", "latest"])
+def test_versions_without_the_engine_backend_are_refused(home: Home, version: str) -> None:
+    make_package(home.root / "models" / "m", byte_level(), engine="built")
+    with pytest.raises(UsageError) as caught:
+        render(config_of(m={"engine": "cuda-trt"}), home, trtllm_version=version)
+    assert caught.value.code == "trtllm_version"
+
+
+@pytest.mark.parametrize("entry", [{"engine": "cuda-vllm"}, {"engine": "cuda-hf"}, {"engine": "cuda-trt"}])
+def test_engines_driven_from_python_get_the_bridge_as_their_model(home: Home, entry: dict[str, Any]) -> None:
+    make_package(home.root / "models" / "m", byte_level(), era="pytorch", tensorrt_llm="1.3.0")
+    render(config_of(m=entry), home)
+    folder = home.repository / "m-tensorrt_llm" / "1"
+    assert rendered(home).backend == "python"
+    assert {"model.py", "protocol.py", "worker.json"} <= {path.name for path in folder.iterdir()}
+    assert json.loads((folder / "worker.json").read_text())["engine"] == entry["engine"]
+    assert tensors(rendered(home).input) == wanted(CONTRACT["tensorrt_llm"]["inputs"])
 
 
 def test_same_input_same_bytes_and_times(home: Home) -> None:
