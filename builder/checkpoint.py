@@ -49,10 +49,9 @@ class CheckpointReport:
     @cached_property
     def sha256(self) -> dict[str, str]:
         """File name to hex digest; read from the files unless taken while they were written."""
+        names = [path.name for path in self.files]
         with ThreadPoolExecutor(_workers(0)) as pool:
-            return dict(
-                zip((path.name for path in self.files), pool.map(self._digest, self.files), strict=True)
-            )
+            return dict(zip(names, pool.map(self._digest, self.files), strict=True))
 
     def _digest(self, path: Path) -> str:
         return self.taken_sha256.get(path.name) or sha256_of(path)

@@ -145,6 +145,7 @@ def _write_checkpoint(
         workers=request.workers,
         resume=going_on,
         allow_pickle=request.allow_pickle,
+        digests=True,
     )
     return ("resumed" if going_on else "converted"), _entries(written)
 

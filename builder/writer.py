@@ -163,9 +163,8 @@ def fill(plan: ShardPlan, output: Path, wishes: Wishes) -> Filled:
     folder = output / PARTIAL
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        journal = Journal(
-            folder / "journal", plan.digest, resume=wishes.resume and _can_go_on(folder, plan.files)
-        )
+        resume = wishes.resume and _can_go_on(folder, plan.files)
+        journal = Journal(folder / "journal", plan.digest, resume=resume)
         try:
             _check_space(plan, folder)
             filled = _fill(plan, folder, journal, wishes)
