@@ -160,6 +160,7 @@ class Server:
         self._adapter = adapter
         self._clock = StepClock()
         self._live: set[int] = set()
+        self._news = threading.Event()
 
     def serve_forever(self) -> None:
         """Step while there is work and a bridge. An exception of the engine ends every request."""
@@ -171,6 +172,7 @@ class Server:
                 if self._adapter.busy:
                     self._step()
                 else:
+                    self._news.set()
                     self._inbox.wait(STATS_HEARTBEAT_S)
         except Exception as error:  # the engine may raise anything; it is reported, and the process ends
             self._fail_all(error)
@@ -217,11 +219,12 @@ class Server:
             self._connection.send(protocol.encode_refusal(refusal))
 
     def _report_stats(self) -> None:
-        """Send the engine's state when it changes, and now and then as a sign of life."""
+        """Send the engine's state when it changes, at once when it goes idle, and as a sign of life."""
         last, last_sent = Stats(), 0.0
         tokens, measured = 0, time.monotonic()
         while not self._connection.closed:
-            time.sleep(STATS_PERIOD_S)
+            self._news.wait(STATS_PERIOD_S)
+            self._news.clear()
             now = time.monotonic()
             stats = self._stats(last.tokens_per_second)
             if now - measured >= STATS_HEARTBEAT_S:

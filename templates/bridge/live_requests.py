@@ -140,6 +140,10 @@ class Registry:
             for sequence in live.sequences:
                 self._by_engine_id[sequence.engine_id] = (live, sequence)
 
+    def __len__(self) -> int:
+        """Sequences that run or wait."""
+        return len(self._by_engine_id)
+
     def find(self, engine_id: int) -> tuple[LiveRequest, Sequence] | None:
         return self._by_engine_id.get(engine_id)
 

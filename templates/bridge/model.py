@@ -19,7 +19,7 @@ import triton_python_backend_utils as pb
 from bridge_metrics import Metrics
 from bridge_settings import SettingsError, read_settings
 from live_requests import LiveRequest, Registry, Sequence
-from protocol import Finish, FrameType, GenerationRequest, ProtocolError, Refusal, Status
+from protocol import Finish, FrameType, GenerationRequest, ProtocolError, Ready, Refusal, Status
 from request_tensors import BadRequest, Inputs, is_stop, parse_request
 from triton_errors import cancelled, triton_error
 from worker_process import Supervisor, WorkerError
@@ -44,7 +44,8 @@ class TritonPythonModel:
         self._decoupled = pb.using_decoupled_model_transaction_policy(config)
         try:
             settings = read_settings(args, config)
-            self._bridge = Bridge(Metrics(args["model_name"], args["model_version"]))
+            metrics = Metrics(args["model_name"], args["model_version"])
+            self._bridge = Bridge(metrics, _max_queue_size(config))
             self._bridge.start(settings)
         except (SettingsError, WorkerError, ProtocolError, OSError) as error:
             raise pb.TritonModelException(str(error)) from error
@@ -76,6 +77,12 @@ class TritonPythonModel:
         self._bridge.submit(LiveRequest(request.request_id(), sender, parsed, first_id))
 
 
+def _max_queue_size(config: Mapping[str, Any]) -> int:
+    """Requests that may wait beyond the engine's batch, 0 for any number; read where the C++ backend does."""
+    policy = (config.get("dynamic_batching") or {}).get("default_queue_policy") or {}
+    return int(policy.get("max_queue_size") or 0)
+
+
 def _refuse(sender: Any, status: Status, message: str) -> None:
     response = pb.InferenceResponse([], error=triton_error(status, message))
     sender.send(response, flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
@@ -84,8 +91,10 @@ def _refuse(sender: Any, status: Status, message: str) -> None:
 class Bridge:
     """Between Triton's requests and the worker: owns the engine ids, hears the worker, sees cancels."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, max_queue_size: int) -> None:
         self._metrics = metrics
+        self._max_queue_size = max_queue_size
+        self._room: int | None = None
         self._registry = Registry()
         self._next_id = itertools.count(1)
         self._closing = threading.Event()
@@ -100,7 +109,7 @@ class Bridge:
 
     def start(self, settings: Any) -> None:
         self._supervisor = Supervisor(settings, self, pb.Logger.log_warn)
-        self._metrics.engine_ready(self._supervisor.start())
+        self._supervisor.start()
         self._cancel_thread.start()
 
     def close(self) -> None:
@@ -113,7 +122,11 @@ class Bridge:
         return [next(self._next_id) for _ in range(count)][0]
 
     def submit(self, live: LiveRequest) -> None:
-        """Hand all sequences of a request to the worker. Raises WorkerError while it is away."""
+        """Hand all sequences of a request to the worker. Raises WorkerError while it is away or full."""
+        if self._room is not None and len(self._registry) + live.request.sequences > self._room:
+            raise WorkerError(
+                f"The queue is full: {len(self._registry)} requests run or wait. Try again soon."
+            )
         self._registry.add(live)
         try:
             for sequence in live.sequences:
@@ -132,6 +145,10 @@ class Bridge:
         for live in self._registry.with_triton_id(triton_id):
             self._cancel(live)
             live.stop()
+
+    def on_ready(self, ready: Ready) -> None:
+        self._room = ready.max_batch_size + self._max_queue_size if self._max_queue_size else None
+        self._metrics.engine_ready(ready)
 
     def on_frames(self, frames: list[tuple[FrameType, bytes]]) -> None:
         changed: dict[int, tuple[LiveRequest, Sequence]] = {}

@@ -30,7 +30,10 @@ class WorkerError(Exception):
 
 
 class Listener(Protocol):
-    """Who hears what the worker says; both are called by the receiving thread."""
+    """Who hears what the worker says; called by the receiving thread, and once by `start`."""
+
+    def on_ready(self, ready: Ready) -> None:
+        """A worker serves: the first, or one that took the place of a lost one."""
 
     def on_frames(self, frames: list[tuple[FrameType, bytes]]) -> None:
         """All frames that were waiting, oldest first."""
@@ -154,12 +157,10 @@ class Supervisor:
         self._last_sign_of_life = 0.0
         self._thread = threading.Thread(target=self._run, name="receive", daemon=True)
 
-    def start(self) -> Ready:
+    def start(self) -> None:
         """Start the worker and wait until it serves. Raises WorkerError."""
-        process, ready = self._launch()
-        self._current = process
+        self._current = self._launch()
         self._thread.start()
-        return ready
 
     def send(self, data: bytes) -> None:
         """Raises WorkerError while the worker is away."""
@@ -182,7 +183,7 @@ class Supervisor:
             self._problem = f"The engine worker hung: one step took more than {stats.step_age_s:.0f} s."
             current.kill()
 
-    def _launch(self) -> tuple[WorkerProcess, Ready]:
+    def _launch(self) -> WorkerProcess:
         process = WorkerProcess(self._settings)
         try:
             ready = process.wait_ready()
@@ -190,7 +191,8 @@ class Supervisor:
             process.stop()
             raise
         self._last_sign_of_life = time.monotonic()
-        return process, ready
+        self._listener.on_ready(ready)
+        return process
 
     def _run(self) -> None:
         while not self._closing.is_set():
@@ -222,7 +224,7 @@ class Supervisor:
         pause = FIRST_BACKOFF_S
         while not self._closing.wait(pause):
             try:
-                self._current, _ = self._launch()
+                self._current = self._launch()
                 self._log("The engine worker is serving again.")
                 return
             except (WorkerError, protocol.ProtocolError, OSError) as error:

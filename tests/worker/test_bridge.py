@@ -253,7 +253,7 @@ def test_a_cancelled_grpc_request_stops_the_engine_without_streaming(triton: Tri
 
 
 def test_a_queued_request_is_stopped_before_its_first_token(triton: Triton, package: Path) -> None:
-    triton.add_model("narrow", package, options={"max_batch_size": 1})
+    triton.add_model("narrow", package, options={"max_batch_size": 1}, max_queue_size=1)
     triton.load("narrow")
     running = triton.open_stream("narrow", id="running", request_output_len=LONG)
     next(running.events())
@@ -262,6 +262,8 @@ def test_a_queued_request_is_stopped_before_its_first_token(triton: Triton, pack
     queued.start()
     wait_until(lambda: triton.active("narrow") == 2, 5.0)
     assert triton.metric("nv_trt_llm_request_metrics", "narrow", "waiting") == 1
+    with pytest.raises(Refused, match="queue is full: 2 requests"):
+        triton.generate("narrow")
     triton.generate("narrow", id="queued", stop=True)
     queued.join(5)
     assert [tokens_of(events) for events in ended] == [[]]

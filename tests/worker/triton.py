@@ -78,7 +78,7 @@ class Refused(Exception):
         self.status = status
 
 
-def config_pbtxt(name: str, backend: str, decoupled: bool, exclude_input: bool) -> str:
+def config_pbtxt(name: str, backend: str, decoupled: bool, exclude_input: bool, max_queue_size: int) -> str:
     """The model's configuration: the contract's tensors, as far as the tests use them."""
     inputs = [
         f'{{ name: "{tensor}" data_type: TYPE_{kind} dims: [1] reshape {{ shape: [] }} optional: true }}'
@@ -97,7 +97,7 @@ name: "{name}"
 backend: "{backend}"
 max_batch_size: 64
 model_transaction_policy {{ decoupled: {str(decoupled).lower()} }}
-dynamic_batching {{ max_queue_delay_microseconds: 0 }}
+dynamic_batching {{ default_queue_policy {{ max_queue_size: {max_queue_size} }} }}
 input [ {", ".join(inputs)} ]
 output [ {", ".join(outputs)} ]
 instance_group [ {{ count: 1 kind: KIND_CPU }} ]
@@ -203,13 +203,14 @@ class Triton:
         backend: str = "tensorrtllm",
         decoupled: bool = True,
         exclude_input: bool = True,
+        max_queue_size: int = 0,
         options: dict[str, Any] | None = None,
         **worker: Any,
     ) -> Path:
         """Write a model; returns its version folder. `worker` is more of worker.json."""
         version = self.repository / name / "1"
         version.mkdir(parents=True)
-        text = config_pbtxt(name, backend, decoupled, exclude_input)
+        text = config_pbtxt(name, backend, decoupled, exclude_input, max_queue_size)
         (version.parent / "config.pbtxt").write_text(text)
         options = {"precision": "exact", "kv_cache_tokens": 8192, "max_batch_size": 16, **(options or {})}
         document = {"engine": "cpu", "root": str(SOURCE_ROOT), "package": str(package), "options": options}
