@@ -1,4 +1,4 @@
-"""Tokens and responses a second through Triton's `tensorrt_llm` model, at several numbers of requests at once.
+"""Tokens and responses a second through Triton's `tensorrt_llm` model, for several numbers of streams.
 
     python benchmarks/bridge.py --url http://127.0.0.1:8000 --model M-tensorrt_llm --at-once 1 8 16
 

@@ -64,7 +64,11 @@ def leave_once(options: argparse.Namespace, how: str) -> float:
 def main(options: argparse.Namespace) -> None:
     for how in ("disconnect", "stop"):
         times = sorted(leave_once(options, how) for _ in range(options.rounds))
-        result = {"how": how, "median_ms": round(statistics.median(times), 1), "worst_ms": round(times[-1], 1)}
+        result = {
+            "how": how,
+            "median_ms": round(statistics.median(times), 1),
+            "worst_ms": round(times[-1], 1),
+        }
         sys.stdout.write(json.dumps(result) + "\n")
 
 
