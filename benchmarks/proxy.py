@@ -1,6 +1,6 @@
 """What the proxy adds to a token stream, against the token source itself, nginx and a Python gateway.
 
-    python benchmarks/proxy.py --streams 1 64 256 --rounds 3 --nginx nginx --litellm .venv-litellm/bin/litellm
+    python -m benchmarks.proxy --streams 1 64 256 --rounds 3 --nginx nginx --litellm .venv-litellm/bin/litellm
 
 All targets stand in front of the same source and are measured in turns in one run, so that a slow machine
 slows all of them. Prints a table; --json FILE keeps the numbers.
