@@ -2,8 +2,8 @@
 
     ./.venv/bin/python -m benchmarks.startup --repeat 5 [--json FILE]
 
-Every run starts from nothing running and ends with `ew stop`. The package and the engine's graph are there, as
-after the first demo; `EW_HOME` chooses the installation.
+Every run starts from nothing running and ends with `ew stop`. The package and the engine's graph are there,
+as after the first demo; `EW_HOME` chooses the installation.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def first_line(lines: list[str], mark: str) -> str:
 
 
 def seconds_after(began: float, line: str) -> float:
-    """The line's time of day against `began`, whatever time zone the log is in; starts take less than QUARTER."""
+    """The line's time of day against `began`, in whatever time zone; a start takes less than QUARTER."""
     match = STAMP.match(line)
     assert match is not None
     time_of_day = int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3])

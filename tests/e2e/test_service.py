@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -226,6 +227,17 @@ def test_ctrl_c_while_starting_undoes_the_start(tiny: Installation) -> None:
     assert left_behind(state["service_id"]) == []
     assert ProcessRef.of(state["triton"]["pid"]) is None
     assert not record.exists()
+
+
+def test_two_models_are_served_side_by_side(tiny: Installation) -> None:
+    shutil.copytree(tiny.home / "models" / "tiny", tiny.home / "models" / "second")
+    document = tiny.start("--model", "models/second")
+    assert document["models"] == ["tiny", "second"]
+    assert [model["state"] for model in tiny.status()["models"]] == ["READY", "READY"]
+    key = Path(document["key_file"]).read_text().strip()
+    for model in document["models"]:
+        events = open_stream(f"http://127.0.0.1:{tiny.port}", key, model, 4).read().decode()
+        assert events.rstrip().endswith("data: [DONE]")
 
 
 @pytest.mark.slow
