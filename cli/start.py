@@ -10,13 +10,19 @@ from cli.output import emit, json_option, report_errors
 from cli.steps import Steps
 from runtime import foreground, lifecycle
 from runtime.launch import Command
+from runtime.launchers.gpus import parse_gpus
+from runtime.launchers.service import LaunchOptions
 from runtime.lifecycle import StartRequest
 from runtime.state import Service
+
+ENGINES = ("cpu", "cuda-trt", "cuda-vllm", "cuda-hf")
+LAUNCHERS = ("auto", "local", "pytriton", "docker")
+PARALLEL = ("auto", "leader", "orchestrator", "llmapi")
 
 
 @click.command("start")
 @click.option(
-    "--engine", type=click.Choice(["cpu"]), default="cpu", show_default=True, help="What runs the models."
+    "--engine", type=click.Choice(ENGINES), default="cpu", show_default=True, help="What runs the models."
 )
 @click.option(
     "--model", "models", multiple=True, required=True, help="Id in deploy/config.json or a package folder."
@@ -25,11 +31,26 @@ from runtime.state import Service
 @click.option(
     "--port", type=click.IntRange(1, 65535), default=8080, show_default=True, help="Port of the proxy."
 )
+@click.option("--env", help="Environment made by ./ew setup  [the ready one of that engine]")
+@click.option(
+    "--launcher", type=click.Choice(LAUNCHERS), default="auto", show_default=True, help="Which tritonserver."
+)
+@click.option("--gpus", help="Indices as nvidia-smi shows them, such as 0,1  [those with most free memory]")
+@click.option(
+    "--parallel",
+    type=click.Choice(PARALLEL),
+    default="auto",
+    show_default=True,
+    help="How ranks are started.",
+)
+@click.option("--image", help="Container image for --launcher docker  [the one that fits the models]")
+@click.option("--shm-size", default="2g", show_default=True, help="/dev/shm of the container.")
 @click.option("--timeout", type=float, default=300.0, show_default=True, help="Seconds to get ready in.")
 @click.option(
     "--foreground", "stay", is_flag=True, help="Stay, show the logs, stop on a signal (for containers)."
 )
 @click.option("--dry-run", is_flag=True, help="Print the exact commands and start nothing.")
+@click.argument("triton_options", nargs=-1, type=click.UNPROCESSED)
 @json_option
 @report_errors
 def command(
@@ -41,16 +62,25 @@ def command(
     stay: bool,
     dry_run: bool,
     as_json: bool,
+    gpus: str | None,
+    **options: Any,
 ) -> None:
-    """Start tritonserver and the proxy; ready when both answer.
+    """Start tritonserver and the proxy; ready when both answer. What follows -- goes to tritonserver.
+
+    auto takes a tritonserver of this machine that has the engine (inside NGC containers), else that of
+    nvidia-pytriton with the engine in its environment, else Docker with the image that fits the models.
 
     \b
     Examples:
+      ./ew start --engine cuda-trt --env ew-trt --model qwen2.5-7b-trt --gpus 0,1
+      ./ew start --engine cuda-vllm --model llama --launcher docker --dry-run
+      ./ew start --engine cuda-trt --model m -- --log-verbose=1
       ./ew start --model smollm2-135m-trt
       ./ew start --model models/qwen --port 9000
       ./ew start --model smollm2-135m-trt --host 0.0.0.0 --foreground
     """
-    request = StartRequest(models, engine, host, port, timeout)
+    launch = LaunchOptions(gpus=parse_gpus(gpus) if gpus else (), **options)
+    request = StartRequest(models, engine, host, port, timeout, launch)
     if dry_run:
         _show_commands(lifecycle.plan(request)[1], as_json)
         return

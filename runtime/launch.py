@@ -14,7 +14,6 @@ from pathlib import Path
 from common.errors import EnvironmentProblem
 from common.paths import SOURCE_ROOT, home
 from runtime import pythons
-from runtime.ports import LOOPBACK
 from runtime.processes import SERVICE_VARIABLE
 from runtime.state import Service
 
@@ -53,50 +52,6 @@ def backend_folder() -> Path:
 def shm_prefix(service_id: str) -> str:
     """What the names of the service's shared memory regions begin with."""
     return f"ew-{service_id}-"
-
-
-def triton_command(service: Service) -> Command:
-    """tritonserver of the nvidia-pytriton wheel, on loopback, loading exactly the service's models.
-
-    Raises:
-        EnvironmentProblem: the wheel or libpython is missing; names what to install.
-    """
-    package = pytriton_folder()
-    ports = service.ports
-    return Command(
-        "triton",
-        (
-            str(package / "tritonserver" / "bin" / "tritonserver"),
-            f"--id={service.triton_name}",
-            f"--model-repository={home().repository}",
-            f"--backend-directory={backend_folder()}",
-            "--model-control-mode=explicit",
-            *(f"--load-model={model}" for model in service.models),
-            *(f"--{api}-address={LOOPBACK}" for api in ("http", "grpc", "metrics")),
-            f"--http-port={ports.triton_http}",
-            f"--grpc-port={ports.triton_grpc}",
-            f"--metrics-port={ports.triton_metrics}",
-            f"--metrics-interval-ms={METRICS_INTERVAL_MS}",
-            "--allow-gpu-metrics=false",
-            "--disable-auto-complete-config",  # rendered configs are complete; completing costs 2 s
-            f"--exit-timeout-secs={TRITON_EXIT_SECONDS}",
-            *_shm_options(service.service_id),
-        ),
-        home().logs / "triton.log",
-        {
-            "LD_LIBRARY_PATH": _joined(
-                package.parent / "nvidia_pytriton.libs", libpython_folder(), name="LD_LIBRARY_PATH"
-            ),
-            # The Python backend's stub takes its standard library and numpy from the first python3 on PATH.
-            "PATH": _joined(Path(sys.executable).parent, name="PATH"),
-            "EW_ROOT": str(SOURCE_ROOT),
-            "EW_HOME": str(home().root),
-            "EW_LOG_DIR": str(home().logs),
-            "EW_CACHE_DIR": str(home().cache),
-            "EW_WORKER_PYTHON": os.environ.get("EW_WORKER_PYTHON") or sys.executable,
-            SERVICE_VARIABLE: service.service_id,
-        },
-    )
 
 
 def proxy_command(service: Service, config: Path, drain_seconds: float = PROXY_DRAIN_SECONDS) -> Command:
@@ -149,14 +104,6 @@ def libpython_folder() -> Path:
             code="libpython_missing",
         )
     return Path(folder)
-
-
-def _shm_options(service_id: str) -> list[str]:
-    """Regions named after the service, so that `stop` can check that none is left."""
-    prefix = shm_prefix(service_id)
-    return [
-        f"--backend-config={backend},shm-region-prefix-name={prefix}" for backend in ("python", "tensorrtllm")
-    ]
 
 
 def _joined(*first: Path, name: str) -> str:

@@ -18,6 +18,8 @@ from common.errors import Interrupted, ResourceError, ServiceError
 from common.paths import home
 from runtime import launch, logs, ports, probe, state
 from runtime.launch import Command
+from runtime.launchers import LaunchPlan
+from runtime.launchers.service import LaunchOptions, ensure_image, plan_service
 from runtime.models import resolve_models
 from runtime.processes import ProcessRef, boot_id
 from runtime.state import Ports, Service
@@ -41,14 +43,16 @@ class StartRequest:
     host: str = "127.0.0.1"
     port: int = 8080
     timeout: float = 300.0
+    launch: LaunchOptions = LaunchOptions()
 
 
 def plan(request: StartRequest) -> tuple[Service, list[Command]]:
-    """The service as it would be started, and its commands; may add a package to the config."""
-    _, model_ids = resolve_models(list(request.models), request.engine)
+    """The service as it would be started, here or on a machine with GPUs; may add a package to the config."""
+    config, model_ids = resolve_models(list(request.models), request.engine)
     with _reserved_ports(request) as reserved:
         service = _new_service(request, model_ids, reserved)
-    return service, _commands(service)
+    launch_plan = plan_service(service, config, request.launch, dry_run=True)
+    return service, _commands(service, launch_plan)
 
 
 def start(request: StartRequest, *, progress: Progress = lambda text: None) -> Service:
@@ -64,9 +68,12 @@ def start(request: StartRequest, *, progress: Progress = lambda text: None) -> S
         config, model_ids = resolve_models(list(request.models), request.engine)
         with _reserved_ports(request) as reserved:
             service = _new_service(request, model_ids, reserved)
-            commands = _commands(service)
+            launch_plan = plan_service(service, config, request.launch)
+            ensure_image(launch_plan, progress)
+            service = service.with_changes(launcher=launch_plan.launcher, stop_command=launch_plan.stop)
             progress("rendering the model repository")
             _prepare(config, service)
+            commands = _commands(service, launch_plan)
             return _bring_up(service, commands, reserved, request.timeout, progress)
 
 
@@ -93,8 +100,8 @@ def _new_service(request: StartRequest, model_ids: tuple[str, ...], reserved: Re
     )
 
 
-def _commands(service: Service) -> list[Command]:
-    return [launch.triton_command(service), launch.proxy_command(service, home().config)]
+def _commands(service: Service, launch_plan: LaunchPlan) -> list[Command]:
+    return [launch_plan.command, launch.proxy_command(service, home().config)]
 
 
 def _refuse_if_running() -> None:
@@ -117,7 +124,8 @@ def _prepare(config: DeployConfig, service: Service) -> None:
     from worker.backend import install_backend
 
     render(config, home(), only=list(service.models))
-    install_backend(launch.backend_folder())
+    if service.launcher == "pytriton":
+        install_backend(launch.backend_folder())
     ensure_first_key(home().run / "keys.json")
     logs.rotate()
 

@@ -45,6 +45,8 @@ class Service:
     triton: ProcessRef | None = None
     proxy: ProcessRef | None = None
     ready_after: float | None = None
+    launcher: str = "pytriton"
+    stop_command: tuple[str, ...] = ()  # ends what outlives its process, such as a container
 
     @property
     def url(self) -> str:
@@ -135,6 +137,7 @@ def _parse(document: dict[str, Any]) -> Service:
     fields = dict(document)
     fields["ports"] = Ports(**fields["ports"])
     fields["models"] = tuple(fields["models"])
+    fields["stop_command"] = tuple(fields.get("stop_command", ()))
     for name in ("triton", "proxy"):
         fields[name] = ProcessRef(**fields[name]) if fields.get(name) else None
     return Service(**fields)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,6 +56,8 @@ def take_down(service: Service, drain_seconds: float, progress: Progress) -> Sto
     if service.triton and service.triton.alive:
         progress("stopping tritonserver")
         killed += len(terminate([service.triton], TERMINATE_SECONDS))
+    if service.stop_command:
+        subprocess.run(service.stop_command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     killed += len(_end_orphans(service))
     _remove_shared_memory(service)
     _verify_stopped(service)

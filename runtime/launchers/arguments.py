@@ -25,6 +25,7 @@ def server_arguments(
 ) -> list[str]:
     """Everything after the binary for the server that clients talk to; the user's own options come last."""
     arguments = [
+        f"--id=ew-{request.service_id}",
         f"--model-repository={request.repository}",
         "--model-control-mode=explicit",
         *(f"--load-model={model.model_id}" for model in request.models),
@@ -34,13 +35,16 @@ def server_arguments(
         f"--metrics-port={ports.metrics}",
         f"--metrics-interval-ms={METRICS_INTERVAL_MS}",
         f"--exit-timeout-secs={TRITON_EXIT_SECONDS}",
+        "--disable-auto-complete-config",  # rendered configs are complete; completing costs 2 s
         f"--backend-config=python,shm-region-prefix-name={shm_prefix(request.service_id)}",
     ]
     if backend_directory:
         arguments.append(f"--backend-directory={backend_directory}")
-    if request.needs_bridge:
+    if request.engine == "cpu":
+        # Our bridge is installed as the backend of that name, so it has the Python backend's settings.
         prefix = shm_prefix(request.service_id)
         arguments.append(f"--backend-config=tensorrtllm,shm-region-prefix-name={prefix}")
+        arguments.append("--allow-gpu-metrics=false")
     return [*arguments, *request.triton_options]
 
 
@@ -52,6 +56,7 @@ def follower_arguments(request: LaunchRequest, rank: int) -> list[str]:
         *(f"--load-model={model.engine_model}" for model in request.models),
         *(f"--allow-{listener}=false" for listener in LISTENERS),
         f"--exit-timeout-secs={TRITON_EXIT_SECONDS}",
+        "--disable-auto-complete-config",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix(request.service_id)}r{rank}-",
         *request.triton_options,
     ]

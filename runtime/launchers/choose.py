@@ -116,8 +116,7 @@ def _plan_local(
     runtime = gate.Runtime(f"tritonserver at {server.binary}", server.tensorrt_llm)
     _enforce(request, runtime, machine, gpus)
     command = local_command(request, server, parallel, gpus)
-    source = server.root if request.needs_bridge else None
-    return LaunchPlan("local", "", command, parallel, gpus, backend_source=source)
+    return LaunchPlan("local", "", command, parallel, gpus)
 
 
 def _plan_pytriton(
@@ -129,7 +128,7 @@ def _plan_pytriton(
     wheel = machine.wheel or launch.pytriton_folder() / "tritonserver"
     python = Path(sys.executable)
     command = pytriton_command(request, wheel, launch.libpython_folder(), python, gpus)
-    return LaunchPlan("pytriton", "", command, parallel, gpus, backend_source=wheel)
+    return LaunchPlan("pytriton", "", command, parallel, gpus)
 
 
 def _plan_docker(
@@ -153,7 +152,6 @@ def _plan_docker(
         parallel,
         gpus,
         image=image.tag,
-        backend_source=machine.wheel if request.needs_bridge else None,
         stop=("docker", "stop", "-t", "30", container_name(request.service_id)),
         warnings=tuple(gate.warnings(image.runtime, machine)),
     )
@@ -186,6 +184,8 @@ def _gate_hint(request: LaunchRequest) -> str:
 
 def _local_obstacle(request: LaunchRequest, machine: Machine) -> str:
     server = machine.local
+    if request.engine == "cpu":
+        return "the cpu engine runs behind nvidia-pytriton's tritonserver"
     if server is None:
         return "no tritonserver on the path or in /opt/tritonserver"
     if not request.needs_bridge:

@@ -13,7 +13,6 @@ from runtime.launchers.request import LOG_NAME, LaunchRequest, Parallel, TritonP
 from runtime.processes import SERVICE_VARIABLE
 
 CONTAINER_PORTS = TritonPorts(8000, 8001, 8002)
-CONTAINER_BACKENDS = "/opt/tritonserver/backends"
 PASSED_ON = ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HTTPS_PROXY", "NO_PROXY")
 
 
@@ -39,9 +38,8 @@ def gpu_environment(gpus: tuple[int, ...]) -> dict[str, str]:
 def local_command(
     request: LaunchRequest, server: LocalServer, parallel: Parallel, gpus: tuple[int, ...]
 ) -> Command:
-    """A tritonserver installed on this machine; the engine era takes its own backends as they are."""
-    backends = str(request.backends) if request.needs_bridge else None
-    arguments = server_arguments(request, request.ports, backend_directory=backends)
+    """A tritonserver installed on this machine, with its own backends."""
+    arguments = server_arguments(request, request.ports)
     return Command(
         LOG_NAME,
         tuple(with_parallel(request, parallel, str(server.binary), arguments, len(gpus))),
@@ -118,17 +116,15 @@ def container_name(service_id: str) -> str:
 
 
 def mounts(request: LaunchRequest, hf_cache: Path) -> list[str]:
-    """Volumes as `outside:inside[:ro]`; the bridge replaces the container's TensorRT-LLM backend."""
+    """Volumes as `outside:inside[:ro]`; engines driven from Python need the worker's code, too."""
     packages = sorted({model.package for model in request.models})
     read_only = [request.repository, *packages]
     volumes = [f"{path}:{path}:ro" for path in read_only]
     volumes += [f"{request.logs}:{request.logs}", f"{hf_cache}:{hf_cache}"]
     if request.needs_bridge:
-        bridge = request.backends / "tensorrtllm"
         volumes += [
             f"{request.source_root}:{request.source_root}:ro",
             f"{request.cache}:{request.cache}",
-            f"{bridge}:{CONTAINER_BACKENDS}/tensorrtllm:ro",
         ]
     return volumes
 

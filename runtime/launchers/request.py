@@ -107,7 +107,7 @@ class LaunchRequest:
 
 @dataclass(frozen=True)
 class LaunchPlan:
-    """The decision: `backend_source` is the tritonserver whose Python backend the bridge is put beside."""
+    """The decision; `stop` ends what outlives its process, such as a container."""
 
     launcher: Launcher
     reason: str
@@ -115,7 +115,6 @@ class LaunchPlan:
     parallel: Parallel = "single"
     gpus: tuple[int, ...] = ()
     image: str | None = None
-    backend_source: Path | None = None
     stop: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 

@@ -106,8 +106,8 @@ def test_a_token_goes_to_the_container_by_name_only(monkeypatch: pytest.MonkeyPa
     assert not any("hf_secret" in argument for argument in command)
 
 
-def test_docker_puts_the_bridge_in_the_place_of_the_backend_where_python_drives_the_engine() -> None:
-    mount = "--volume=/ew/.cache/backends/tensorrtllm:/opt/tritonserver/backends/tensorrtllm:ro"
+def test_docker_brings_the_workers_code_where_python_drives_the_engine() -> None:
+    mount = "--volume=/src:/src:ro"
     assert mount not in line(plan_launch(ask(), WITH_DOCKER))
     assert mount in line(plan_launch(ask(replace(QWEN, era="pytorch")), WITH_DOCKER))
     vllm = plan_launch(ask(replace(QWEN, era=None), engine="cuda-vllm"), WITH_DOCKER)
@@ -151,8 +151,8 @@ def test_the_pytorch_era_starts_its_ranks_itself_unless_told_otherwise(ngc: Loca
     alone = plan_launch(ask(model), machine)
     assert alone.parallel == "single"
     assert line(alone)[0] == str(ngc.binary)
-    assert f"--backend-directory={Path('/ew/.cache/backends')}" in line(alone)
-    assert alone.backend_source == ngc.root
+    assert not [argument for argument in line(alone) if argument.startswith("--backend-directory")]
+    assert alone.command.environment["EW_WORKER_PYTHON"] == "python3"
     under_mpi = line(plan_launch(ask(model, parallel="llmapi"), machine))
     assert under_mpi[:6] == [
         "mpirun",

@@ -1,0 +1,109 @@
+"""The launch of a service: from its record, its packages and the options of `ew start` to a plan."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.package import load_package
+from common.config import DeployConfig, Engine
+from common.errors import NetworkError
+from common.paths import SOURCE_ROOT, home
+from runtime.environments import registry
+from runtime.environments.registry import Environment
+from runtime.launchers.choose import plan_launch
+from runtime.launchers.machine import Machine, find_wheel, inspect
+from runtime.launchers.request import (
+    LauncherChoice,
+    LaunchPlan,
+    LaunchRequest,
+    ParallelChoice,
+    ServedModel,
+    TritonPorts,
+)
+from runtime.launchers.served import served_model
+from runtime.state import Service
+
+
+@dataclass(frozen=True)
+class LaunchOptions:
+    """What `ew start` was told about how to run; see its help."""
+
+    env: str | None = None
+    launcher: LauncherChoice = "auto"
+    parallel: ParallelChoice = "auto"
+    gpus: tuple[int, ...] = ()
+    image: str | None = None
+    shm_size: str = "2g"
+    triton_options: tuple[str, ...] = ()
+
+
+def plan_service(
+    service: Service, config: DeployConfig, options: LaunchOptions, *, dry_run: bool = False
+) -> LaunchPlan:
+    """How this service's tritonserver is started. Errors as in `plan_launch`."""
+    engine: Engine = config.models[service.models[0]].engine
+    ports = service.ports
+    environment = registry.for_engine(engine, options.env) if options.env or engine != "cpu" else None
+    request = LaunchRequest(
+        engine,
+        tuple(_model(model_id, config, engine) for model_id in service.models),
+        home().repository,
+        home().root,
+        SOURCE_ROOT,
+        service.service_id,
+        ports=TritonPorts(ports.triton_http, ports.triton_grpc, ports.triton_metrics),
+        launcher=options.launcher,
+        parallel=options.parallel,
+        gpus=options.gpus,
+        image=options.image or (environment.image if environment and environment.image else None),
+        worker_python=_worker_python(environment),
+        triton_options=options.triton_options,
+        shm_size=options.shm_size,
+    )
+    return plan_launch(request, _machine(engine, options), dry_run=dry_run)
+
+
+def ensure_image(plan: LaunchPlan, progress: Callable[[str], None]) -> None:
+    """Pull a container's image before the time to get ready begins to run.
+
+    Raises:
+        NetworkError: it is not here and cannot be pulled.
+    """
+    if plan.image is None:
+        return
+    known = subprocess.run(
+        ["docker", "image", "inspect", plan.image], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    if known.returncode == 0:
+        return
+    progress(f"pulling {plan.image}")
+    if subprocess.run(["docker", "pull", plan.image], stdout=sys.stderr).returncode != 0:
+        raise NetworkError(
+            f"{plan.image} could not be pulled; docker's own message is above.",
+            hint="Log in (docker login nvcr.io), or load it from a file: docker load -i IMAGE.tar",
+            code="image_pull",
+        )
+
+
+def _model(model_id: str, config: DeployConfig, engine: Engine) -> ServedModel:
+    return served_model(model_id, load_package(home().resolve(config.models[model_id].model_path)), engine)
+
+
+def _worker_python(environment: Environment | None) -> Path | None:
+    """The environment's interpreter; without one, what the variable EW_WORKER_PYTHON names."""
+    if environment is not None:
+        return None if environment.manager == "container" else environment.python
+    named = os.environ.get("EW_WORKER_PYTHON")
+    return Path(named) if named else None
+
+
+def _machine(engine: Engine, options: LaunchOptions) -> Machine:
+    """For the plain cpu case no GPU or Docker is asked for: that would cost a second at every start."""
+    if engine == "cpu" and options.launcher in ("auto", "pytriton"):
+        return Machine(wheel=find_wheel())
+    return inspect()
