@@ -25,12 +25,6 @@ COMPLETION_TOKENS = Counter("ew_completion_tokens_total", "Tokens generated", ["
 CANCELLATIONS = Counter("ew_cancellations_total", "Generations stopped before their end", ["model", "reason"])
 REFUSED = Counter("ew_refused_total", "Requests refused before any work", ["reason"])
 ACTIVE = Gauge("ew_active_generations", "Generations running", ["model"], multiprocess_mode="livesum")
-WAITING = Gauge(
-    "ew_waiting_generations",
-    "Generations sent that have no token yet",
-    ["model"],
-    multiprocess_mode="livesum",
-)
 TTFT = Histogram("ew_ttft_seconds", "Arrival to first token", ["model"], buckets=TTFT_BUCKETS)
 ITL = Histogram("ew_itl_seconds", "Between two answers of the engine", ["model"], buckets=ITL_BUCKETS)
 TOTAL = Histogram("ew_generation_seconds", "Arrival to end", ["model"], buckets=TOTAL_BUCKETS)

@@ -105,6 +105,7 @@ class Service:
             finally:
                 self.active.discard(generation)
                 _observe(generation)
+                context.facts.update(_facts(generation))
 
     @contextmanager
     def _admitted(self, model_id: str, context: Context) -> Iterator[None]:
@@ -148,6 +149,17 @@ def new_engine_id() -> str:
     return uuid.uuid4().hex
 
 
+def _facts(generation: Generation) -> dict[str, Any]:
+    """What the access log says of a generation: numbers, never text."""
+    return {
+        "finishReason": generation.finish_reason,
+        "cause": generation.cause,
+        "promptTokens": len(generation.request.prompt_ids),
+        "completionTokens": generation.completion_tokens,
+        "proxyMs": round(generation.timings.added * 1000, 3),
+    }
+
+
 def _observe(generation: Generation) -> None:
     model_id, timings = generation.request.model.model_id, generation.timings
     metrics.FINISHED.labels(model_id, generation.finish_reason).inc()
@@ -157,5 +169,8 @@ def _observe(generation: Generation) -> None:
     metrics.ADDED.labels(model_id).observe(timings.added)
     if timings.first:
         metrics.TTFT.labels(model_id).observe(timings.first - timings.arrived)
+    itl = metrics.ITL.labels(model_id)
+    for interval in timings.intervals:
+        itl.observe(interval)
     if generation.cause is not None:
         metrics.CANCELLATIONS.labels(model_id, generation.cause).inc()

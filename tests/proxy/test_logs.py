@@ -1,0 +1,53 @@
+"""Logs and metrics: what happened, never what was said."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+
+from proxy.logs import JsonFormatter
+from tests.proxy.stack import MODEL, Stack
+
+SECRET_PROMPT = "my-secret-question"
+ANSWER = "a-secret-answer"
+
+
+async def test_the_access_log_names_key_model_and_end_but_no_text(
+    stack: Stack, caplog: pytest.LogCaptureFixture
+) -> None:
+    stack.script(ANSWER)
+    with caplog.at_level(logging.INFO, "proxy.access"):
+        await stack.events(prompt=SECRET_PROMPT, requestId="r-1")
+    record = next(record for record in caplog.records if record.name == "proxy.access")
+    line = JsonFormatter().format(record)
+    entry = json.loads(line)
+    assert (entry["key"], entry["modelId"], entry["status"]) == ("test", MODEL, 200)
+    assert (entry["requestId"], entry["finishReason"]) == ("r-1", "stop")
+    assert entry["completionTokens"] == len(stack.triton.script.tokens)
+    everything = caplog.text + line
+    assert not any(secret in everything for secret in (SECRET_PROMPT, ANSWER, stack.key))
+
+
+async def test_metrics_count_what_happened(stack: Stack) -> None:
+    before = await scrape(stack)
+    ids = stack.script("one two three", pace=0.002)
+    await stack.events()
+    after = await scrape(stack)
+
+    def grew(name: str) -> float:
+        return after.get(name, 0.0) - before.get(name, 0.0)
+
+    assert grew(f'ew_completion_tokens_total{{model="{MODEL}"}}') == len(ids)
+    assert grew(f'ew_itl_seconds_count{{model="{MODEL}"}}') == len(ids) - 1
+    assert grew(f'ew_ttft_seconds_count{{model="{MODEL}"}}') == 1
+    assert grew(f'ew_generations_total{{finish_reason="stop",model="{MODEL}"}}') == 1
+    assert after[f'ew_active_generations{{model="{MODEL}"}}'] == 0
+
+
+async def scrape(stack: Stack) -> dict[str, float]:
+    async with stack.client.get(stack.url + "/metrics") as answer:
+        lines = (await answer.text()).splitlines()
+    samples = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    return {name: float(value) for name, value in samples}
