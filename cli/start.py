@@ -10,6 +10,7 @@ from cli.output import emit, json_option, report_errors
 from cli.steps import Steps
 from runtime import foreground, lifecycle
 from runtime.launch import Command
+from runtime.launchers import LaunchPlan
 from runtime.launchers.gpus import parse_gpus
 from runtime.launchers.service import LaunchOptions
 from runtime.lifecycle import StartRequest
@@ -82,7 +83,7 @@ def command(
     launch = LaunchOptions(gpus=parse_gpus(gpus) if gpus else (), **options)
     request = StartRequest(models, engine, host, port, timeout, launch)
     if dry_run:
-        _show_commands(lifecycle.plan(request)[1], as_json)
+        _show_commands(*lifecycle.plan(request), as_json)
         return
     if stay:
         foreground.run(lambda: _start(request, as_json), lambda log, line: _show_line(log, line, as_json))
@@ -124,6 +125,11 @@ def ready_text(service: Service) -> str:
     )
 
 
-def _show_commands(commands: list[Command], as_json: bool) -> None:
-    text = "\n\n".join(f"# {item.name}, log: {item.log}\n{item}" for item in commands)
-    emit({"commands": [item.as_dict() for item in commands]}, as_json=as_json, text=text)
+def _show_commands(plan: LaunchPlan, commands: list[Command], as_json: bool) -> None:
+    parts = [
+        f"# launcher: {plan.launcher} ({plan.reason})",
+        *(f"# warning: {text}" for text in plan.warnings),
+    ]
+    parts += [f"# {item.name}, log: {item.log}\n{item}" for item in commands]
+    document = {**plan.as_dict(), "commands": [item.as_dict() for item in commands]}
+    emit(document, as_json=as_json, text="\n\n".join(parts))

@@ -46,13 +46,13 @@ class StartRequest:
     launch: LaunchOptions = LaunchOptions()
 
 
-def plan(request: StartRequest) -> tuple[Service, list[Command]]:
-    """The service as it would be started, here or on a machine with GPUs; may add a package to the config."""
+def plan(request: StartRequest) -> tuple[LaunchPlan, list[Command]]:
+    """How it would be started, here or on a machine with GPUs; may add a package to the config."""
     config, model_ids = resolve_models(list(request.models), request.engine)
     with _reserved_ports(request) as reserved:
         service = _new_service(request, model_ids, reserved)
     launch_plan = plan_service(service, config, request.launch, dry_run=True)
-    return service, _commands(service, launch_plan)
+    return launch_plan, _commands(service, launch_plan)
 
 
 def start(request: StartRequest, *, progress: Progress = lambda text: None) -> Service:
@@ -69,6 +69,8 @@ def start(request: StartRequest, *, progress: Progress = lambda text: None) -> S
         with _reserved_ports(request) as reserved:
             service = _new_service(request, model_ids, reserved)
             launch_plan = plan_service(service, config, request.launch)
+            if request.engine != "cpu":
+                progress(f"launcher: {launch_plan.launcher} ({launch_plan.reason})")
             ensure_image(launch_plan, progress)
             service = service.with_changes(launcher=launch_plan.launcher, stop_command=launch_plan.stop)
             progress("rendering the model repository")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from common.errors import EnvironmentProblem, EwError, UsageError
@@ -21,6 +22,7 @@ from runtime.launchers.images import choose_image
 from runtime.launchers.machine import TRITON_ROOT, LocalServer, Machine
 from runtime.launchers.request import Launcher, LaunchPlan, LaunchRequest, Parallel
 
+Planned = tuple[LaunchPlan, gate.Runtime]
 ORDER: tuple[Launcher, ...] = ("local", "pytriton", "docker")
 
 
@@ -35,14 +37,20 @@ def plan_launch(request: LaunchRequest, machine: Machine, *, dry_run: bool = Fal
     launcher, reason = choose_launcher(request, machine, dry_run=dry_run)
     parallel = choose_parallel(request)
     gpus = _gpus(request, machine, dry_run=dry_run)
-    plan = _PLANNERS[launcher](request, machine, parallel, gpus)
+    plan, runtime = _PLANNERS[launcher](request, machine, parallel, gpus)
+    problems = gate.problems(request, runtime, machine, gpus)
+    if problems and not dry_run:
+        raise EnvironmentProblem(
+            problems[0], why=" ".join(problems[1:]), hint=_gate_hint(request), code="version_gate"
+        )
     if parallel != "single" and launcher == "local" and machine.mpirun is None and not dry_run:
         raise EnvironmentProblem(
             "mpirun is not on the path, and these models need several ranks.",
             hint="Install Open MPI (apt install openmpi-bin libopenmpi-dev), or use --launcher docker.",
             code="mpirun_missing",
         )
-    return LaunchPlan(**{**vars(plan), "reason": reason})
+    warnings = (*problems, *gate.warnings(runtime, machine))
+    return replace(plan, reason=reason, warnings=warnings)
 
 
 def choose_launcher(
@@ -111,31 +119,29 @@ def _gpus(request: LaunchRequest, machine: Machine, *, dry_run: bool) -> tuple[i
 
 def _plan_local(
     request: LaunchRequest, machine: Machine, parallel: Parallel, gpus: tuple[int, ...]
-) -> LaunchPlan:
+) -> Planned:
     server = machine.local or _assumed_local()
     runtime = gate.Runtime(f"tritonserver at {server.binary}", server.tensorrt_llm)
-    _enforce(request, runtime, machine, gpus)
     command = local_command(request, server, parallel, gpus)
-    return LaunchPlan("local", "", command, parallel, gpus)
+    return LaunchPlan("local", "", command, parallel, gpus), runtime
 
 
 def _plan_pytriton(
     request: LaunchRequest, machine: Machine, parallel: Parallel, gpus: tuple[int, ...]
-) -> LaunchPlan:
+) -> Planned:
     if parallel != "single":
         raise _parallel_contradiction(parallel, "nvidia-pytriton's tritonserver starts no MPI ranks")
-    _enforce(request, gate.Runtime("the engine's environment"), machine, gpus)
     wheel = machine.wheel or launch.pytriton_folder() / "tritonserver"
     python = Path(sys.executable)
     command = pytriton_command(request, wheel, launch.libpython_folder(), python, gpus)
-    return LaunchPlan("pytriton", "", command, parallel, gpus)
+    runtime = gate.Runtime("the engine's environment")
+    return LaunchPlan("pytriton", "", command, parallel, gpus), runtime
 
 
 def _plan_docker(
     request: LaunchRequest, machine: Machine, parallel: Parallel, gpus: tuple[int, ...]
-) -> LaunchPlan:
+) -> Planned:
     image = choose_image(request)
-    _enforce(request, image.runtime, machine, gpus)
     command = docker_command(
         request,
         image.tag,
@@ -145,7 +151,7 @@ def _plan_docker(
         hf_cache=hf_cache_folder(os.environ),
         settings=os.environ,
     )
-    return LaunchPlan(
+    plan = LaunchPlan(
         "docker",
         "",
         command,
@@ -153,8 +159,8 @@ def _plan_docker(
         gpus,
         image=image.tag,
         stop=("docker", "stop", "-t", "30", container_name(request.service_id)),
-        warnings=tuple(gate.warnings(image.runtime, machine)),
     )
+    return plan, image.runtime
 
 
 _PLANNERS = {"local": _plan_local, "pytriton": _plan_pytriton, "docker": _plan_docker}
@@ -163,14 +169,6 @@ _PLANNERS = {"local": _plan_local, "pytriton": _plan_pytriton, "docker": _plan_d
 def _assumed_local() -> LocalServer:
     """Where NGC's containers have it: what a dry run shows on a machine without one."""
     return LocalServer(TRITON_ROOT / "bin" / "tritonserver", TRITON_ROOT)
-
-
-def _enforce(request: LaunchRequest, runtime: gate.Runtime, machine: Machine, gpus: tuple[int, ...]) -> None:
-    found = gate.problems(request, runtime, machine, gpus)
-    if found:
-        raise EnvironmentProblem(
-            found[0], why=" ".join(found[1:]), hint=_gate_hint(request), code="version_gate"
-        )
 
 
 def _gate_hint(request: LaunchRequest) -> str:

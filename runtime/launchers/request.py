@@ -127,5 +127,4 @@ class LaunchPlan:
             "image": self.image,
             "warnings": list(self.warnings),
             "stop": list(self.stop),
-            **self.command.as_dict(),
         }

@@ -15,7 +15,7 @@ def served_model(model_id: str, package: Package, engine: Engine) -> ServedModel
     """The launch's view of a package; only cuda-trt has eras."""
     manifest = package.manifest
     era: Era | None = manifest.runtime.era if engine == "cuda-trt" else None
-    pending = era == "engine" and manifest.engine.state == "pending"
+    pending = era == "engine" and not package.has_engine
     return ServedModel(
         model_id,
         package.folder,
