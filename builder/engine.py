@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
 from builder import build_flags, llm_args
 from builder.cache import PackageIndex, content_key, link_part
-from builder.compat import container_for, newest_container
-from builder.engine_build import GPU_FILE, Built, read_built, run_build
+from builder.compat import container_for
+from builder.engine_build import Built, read_built, run_build
+from builder.engine_command import remote_command
 from builder.engine_env import BuildEnvironment, build_environment
 from builder.manifest import EngineInfo, FileEntry, Manifest, write_manifest
-from builder.package import CHECKPOINT, ENGINE, LLM_ARGS
+from builder.package import CHECKPOINT, ENGINE, LLM_ARGS, QUANTIZED
 from builder.prepare import Prepared
-from builder.quantization import CALIBRATION_NAMES, quantize_command
+from builder.prequantized import QUANT_CONFIG
 from builder.request import Progress
 from builder.workspace import Workspace
 from common import atomic
 from common.errors import PackageError
-
-DOCKER = ["docker", "run", "--rm", "--gpus", "all", "--ipc=host", "--ulimit", "memlock=-1"]
 
 
 def engine_key(prepared: Prepared, capability: str | None) -> str:
@@ -45,9 +43,14 @@ def outlook(prepared: Prepared, folder: Path) -> EngineInfo:
     """What is still to do after the checkpoint."""
     version, stage = prepared.target.tensorrt_llm, prepared.request.stage
     if prepared.target.era == "pytorch":
+        if prepared.request.quantization and not (folder / QUANTIZED / QUANT_CONFIG).is_file():
+            why = f"{prepared.request.quantization} weights are made in the container"
+            return EngineInfo(
+                state="pending", reason=why, command=remote_command(prepared, folder, effective(prepared))
+            )
         reason = f"TensorRT-LLM {version} with the PyTorch runtime loads the Hugging Face checkpoint itself"
         return EngineInfo(state="none", reason=reason, tensorrt_llm=version)
-    command = remote_command(prepared, folder)
+    command = remote_command(prepared, folder, effective(prepared))
     if stage == "checkpoint":
         return EngineInfo(state="none", reason="--stage checkpoint", command=command)
     _, why = build_environment()
@@ -60,14 +63,10 @@ def write_llm_args(prepared: Prepared, space: Workspace) -> bool:
     """PyTorch era: `llm_args.json` instead of an engine. True when changed, which unmakes the package."""
     if prepared.target.era != "pytorch" or prepared.request.stage != "engine":
         return False
-    source, path = prepared.source, space.folder / LLM_ARGS
-    is_hub = source.kind == "hub"
+    path = space.folder / LLM_ARGS
+    model, revision = _loaded_model(prepared, space.folder)
     arguments = llm_args.make_llm_args(
-        source.model if is_hub else str(prepared.inspection.folder.resolve()),
-        source.revision if is_hub else None,
-        prepared.manifest_layout,
-        prepared.sizes,
-        prepared.options,
+        model, revision, prepared.manifest_layout, prepared.sizes, prepared.options
     )
     if path.is_file() and json.loads(path.read_text(encoding="utf-8")) == arguments:
         return False
@@ -76,44 +75,13 @@ def write_llm_args(prepared: Prepared, space: Workspace) -> bool:
     return True
 
 
-def remote_command(prepared: Prepared, folder: Path) -> list[str]:
-    """The `docker run` that finishes the package on a GPU machine; run convert-trt again to take it up."""
-    container = container_for(prepared.target.tensorrt_llm) or newest_container()
-    mounts = ["-v", f"{folder.resolve()}:/package"]
-    steps: list[str] = []
+def _loaded_model(prepared: Prepared, folder: Path) -> tuple[str, str | None]:
+    """What tensorrt_llm.LLM loads: the quantized weights of the package, a hub id, or the source folder."""
     if prepared.request.quantization:
-        mounts += ["-v", f"{prepared.inspection.folder.resolve()}:/source:ro"]
-        calibration, more = _calibration(prepared)
-        mounts += more
-        step = quantize_command(
-            prepared.request.quantization,
-            "/source",
-            f"/package/{CHECKPOINT}",
-            prepared.manifest_layout,
-            calibration=calibration,
-        )
-        steps.append(step)
-    build = build_flags.build_arguments(
-        f"/package/{CHECKPOINT}",
-        f"/package/{ENGINE}",
-        prepared.manifest_layout,
-        prepared.sizes,
-        effective(prepared),
-        gpus=prepared.layout.world_size,
-    )
-    steps.append(shlex.join(build))
-    query = "nvidia-smi --query-gpu=name,compute_cap --format=csv,noheader"
-    steps.append(f"{query} > /package/{ENGINE}/{GPU_FILE}")
-    return [*DOCKER, *mounts, container.tag, "bash", "-c", " && ".join(steps)]
-
-
-def _calibration(prepared: Prepared) -> tuple[str | None, list[str]]:
-    """Where the calibration data is in the container: mounted under a name that ModelOpt recognises."""
-    folder = prepared.request.calibration
-    if folder is None:
-        return None, []
-    name = next(name for name in CALIBRATION_NAMES if name in str(folder.resolve()))
-    return f"/calibration/{name}", ["-v", f"{folder.resolve()}:/calibration/{name}:ro"]
+        return str((folder / QUANTIZED).resolve()), None
+    if prepared.source.kind == "hub":
+        return prepared.source.model, prepared.source.revision
+    return str(prepared.inspection.folder.resolve()), None
 
 
 def is_current(prepared: Prepared, manifest: Manifest, environment: BuildEnvironment | None) -> bool:

@@ -149,5 +149,5 @@ def number_type_problem(kind: str, gpu: Gpu) -> str | None:
         needed = f"{lowest // 10}.{lowest % 10}"
         return f"{gpu.name} has compute capability {gpu.compute_capability}; {kind} needs {needed}."
     if kind in REFUSED_ON_BLACKWELL and 100 <= sm < 120:
-        return f"{gpu.name} is a Blackwell GPU, for which the engine builder refuses {kind}."
+        return f"{gpu.name} is a Blackwell GPU, on which TensorRT-LLM does not run {kind}."
     return None

@@ -21,7 +21,8 @@ CHECKPOINT = "checkpoint"
 TOKENIZER = "tokenizer"
 ENGINE = "engine"
 LLM_ARGS = "llm_args.json"
-PARTS = (CHECKPOINT, TOKENIZER, ENGINE)
+QUANTIZED = "quantized"
+PARTS = (CHECKPOINT, TOKENIZER, ENGINE, QUANTIZED)
 
 
 @dataclass(frozen=True)

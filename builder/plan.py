@@ -6,6 +6,7 @@ the KV cache a fraction of what the first three leave (0.9 by default).
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -68,6 +69,24 @@ class Plan:
         return {figure.name: figure.value for figure in self.figures}
 
 
+@dataclass(frozen=True)
+class StoredWeights:
+    """How weights and KV cache are stored when not in the layout's dtype.
+
+    Args:
+        scheme: a --quantization name.
+        kv_dtype: of the KV cache.
+        nbytes: of all weight files, for models that are loaded as they are.
+    """
+
+    scheme: str | None = None
+    kv_dtype: str | None = None
+    nbytes: int | None = None
+
+
+AS_IT_IS = StoredWeights()
+
+
 def make_plan(
     shape: ModelShape,
     layout: Layout,
@@ -76,15 +95,15 @@ def make_plan(
     *,
     architecture: str = "",
     gpu: Gpu | None = None,
-    quantization: str | None = None,
-    kv_dtype: str | None = None,
+    stored: StoredWeights = AS_IT_IS,
 ) -> Plan:
     """Work out what `shape` needs under `layout`, and with a GPU also what fits it."""
-    figures = [*_model_figures(shape, layout, quantization, kv_dtype or layout.dtype)]
+    kv_dtype = stored.kv_dtype or layout.dtype
+    figures = [_weights_per_rank(shape, layout, stored), _kv_figure(shape, layout, kv_dtype)]
     figures += _working_figures(shape, layout, sizes)
     problems, remarks = _shape_problems(shape, layout, sizes)
     if gpu is not None:
-        problems += _gpu_problems(gpu, layout.dtype, quantization)
+        problems += _gpu_problems(gpu, layout.dtype, stored.scheme)
         fit = _fit(gpu, {figure.name: figure.value for figure in figures}, sizes)
         figures += fit
         problems += _memory_problems(gpu, fit, sizes)
@@ -94,27 +113,26 @@ def make_plan(
     return Plan(tuple(figures), tuple(problems), tuple(remarks))
 
 
-def _model_figures(
-    shape: ModelShape, layout: Layout, quantization: str | None, kv_dtype: str
-) -> list[Figure]:
-    each = DTYPE_BYTES[layout.dtype]
+def _weights_per_rank(shape: ModelShape, layout: Layout, stored: StoredWeights) -> Figure:
+    ranks = f"{layout.world_size} ranks, tp {layout.tp_size} pp {layout.pp_size}"
+    if stored.nbytes is not None:
+        each_rank = math.ceil(stored.nbytes / layout.world_size)
+        return Figure("weights_per_rank", each_rank, "bytes", f"size of the weight files shared by {ranks}")
     largest = max(rank_sizes(shape, layout))
-    reason = (
-        f"largest of {layout.world_size} ranks in {layout.dtype}, tp {layout.tp_size} pp {layout.pp_size}"
-    )
-    if quantization:
-        largest = int(largest * WEIGHT_BYTES[quantization] / each)
-        reason = f"{reason}, stored as {quantization} ({WEIGHT_BYTES[quantization]} bytes a weight)"
-    kv_each = DTYPE_BYTES[kv_dtype]
-    kv = shape.kv_bytes_per_token(kv_each, tp_size=layout.tp_size, pp_size=layout.pp_size)
+    reason = f"largest of {ranks}, in {layout.dtype}"
+    if stored.scheme:
+        each = WEIGHT_BYTES[stored.scheme]
+        largest = int(largest * each / DTYPE_BYTES[layout.dtype])
+        reason = f"{reason}, stored as {stored.scheme} ({each} bytes a weight)"
+    return Figure("weights_per_rank", largest, "bytes", reason)
+
+
+def _kv_figure(shape: ModelShape, layout: Layout, kv_dtype: str) -> Figure:
+    each = DTYPE_BYTES[kv_dtype]
     layers, heads = shape.layers_per_stage(layout.pp_size), shape.kv_heads_per_rank(layout.tp_size)
-    return [
-        Figure("weights_per_rank", largest, "bytes", reason),
-        Figure(
-            "kv_bytes_per_token", kv, "bytes",
-            f"{layers} layers x {heads} KV heads x {shape.head_size} x 2 (K, V) x {kv_each} bytes, per rank",
-        ),
-    ]  # fmt: skip
+    reason = f"{layers} layers x {heads} KV heads x {shape.head_size} x 2 (K, V) x {each} bytes, per rank"
+    value = shape.kv_bytes_per_token(each, tp_size=layout.tp_size, pp_size=layout.pp_size)
+    return Figure("kv_bytes_per_token", value, "bytes", reason)
 
 
 def _working_figures(shape: ModelShape, layout: Layout, sizes: Sizes) -> list[Figure]:

@@ -15,9 +15,9 @@ from builder.gpus import Gpu, detect_gpus, gpu_by_name
 from builder.inspect import Inspection, inspect, read_config
 from builder.manifest import Layout, RuntimeTarget, Sizes
 from builder.options import read_options
-from builder.plan import Plan, make_plan
+from builder.plan import Plan, StoredWeights, make_plan
 from builder.prequantized import PreQuantized, find_quantization
-from builder.quantization import check_calibration, check_quantization
+from builder.quantization import SAME_AS, SCHEMES, check_calibration, check_quantization
 from builder.request import ConvertRequest, Progress
 from builder.shape import shape_of
 from builder.shard import ShardPlan
@@ -96,9 +96,9 @@ def prepare(request: ConvertRequest, report: Progress) -> Prepared:
     config = _trtllm_config(inspection, layout, request)
     if writes and request.stage != "plan":
         ShardPlan(Source(source.folder, allow_pickle=request.allow_pickle), config, layout)
-    plan = _plan(request, config, target, inspection.architecture)
+    plan = _plan(request, config, target, inspection)
     _refuse_misfit(plan, request)
-    key = _key(inspection, layout, request, writes)
+    key = _key(inspection, layout, request, "none" if writes else target.era)
     options = read_options(request.extra, target, request.own_options)
     return Prepared(request, source, inspection, target, layout, plan, config, writes, options, key)
 
@@ -124,15 +124,17 @@ def _trtllm_config(
     return inspection.config
 
 
-def _plan(request: ConvertRequest, config: dict[str, Any], target: RuntimeTarget, architecture: str) -> Plan:
+def _plan(
+    request: ConvertRequest, config: dict[str, Any], target: RuntimeTarget, inspection: Inspection
+) -> Plan:
     return make_plan(
         shape_of(config),
         layout_of(request),
         sizes_of(request),
         target,
-        architecture=architecture,
+        architecture=inspection.architecture,
         gpu=choose_gpu(request),
-        quantization=request.quantization,
+        stored=_stored(request, config, inspection),
     )
 
 
@@ -158,12 +160,27 @@ def _refuse_misfit(plan: Plan, request: ConvertRequest) -> None:
     )
 
 
-def _key(inspection: Inspection, layout: families.Layout, request: ConvertRequest, writes: bool) -> str:
+def _key(inspection: Inspection, layout: families.Layout, request: ConvertRequest, instead: str) -> str:
+    """Content address of a package; `instead` is the era that needs no checkpoint of ours, or none."""
     return cache.content_key(
-        format=cache.CHECKPOINT_FORMAT if writes else "none",
+        format=cache.CHECKPOINT_FORMAT,
+        instead=instead,
         source=inspection.digest,
         layout=asdict(layout),
         model_type=request.model_type,
         family=inspection.family,
         quantization=request.quantization,
+    )
+
+
+def _stored(request: ConvertRequest, config: dict[str, Any], inspection: Inspection) -> StoredWeights:
+    """Scheme, KV cache and size of weights that are quantized, to be quantized, or loaded as they are."""
+    if request.quantization:
+        return StoredWeights(request.quantization, SCHEMES[request.quantization])
+    found = inspection.quantization
+    as_is = config is inspection.config and bool(inspection.weights)
+    return StoredWeights(
+        scheme=SAME_AS.get(found.algorithm) if found else None,
+        kv_dtype="fp8" if found and found.kv_cache == "FP8" else None,
+        nbytes=inspection.weight_bytes if as_is else None,
     )

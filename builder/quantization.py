@@ -5,12 +5,24 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from builder.compat import Era
 from builder.manifest import Layout, RuntimeTarget
 from builder.prequantized import PreQuantized
 from common.errors import UnsupportedModelError, UsageError
 
 # --quantization name -> KV cache type that goes with it
 SCHEMES = {"fp8": "fp8", "int4_awq": None, "int8_sq": None, "nvfp4": "fp8", "w4a8_awq": None}
+# algorithms of pre-quantized checkpoints -> the scheme with the same weight size and GPU needs
+SAME_AS = {
+    "FP8": "fp8",
+    "FP8_BLOCK_SCALES": "fp8",
+    "FP8_PER_CHANNEL_PER_TOKEN": "fp8",
+    "NVFP4": "nvfp4",
+    "W4A16_AWQ": "int4_awq",
+    "W4A16_GPTQ": "int4_awq",
+    "W4A8_AWQ": "w4a8_awq",
+    "W8A8_SQ_PER_CHANNEL": "int8_sq",
+}
 WEIGHT_ONLY = ("int8", "int4", "int8_wo", "int4_wo")
 # where the script lies differs between container releases
 FIND_SCRIPT = "find / -path '*/quantization/quantize.py' -print -quit 2>/dev/null"
@@ -83,10 +95,12 @@ def check_calibration(folder: Path | None) -> None:
 
 
 def quantize_command(
-    name: str, model: str, output: str, layout: Layout, *, calibration: str | None = None
+    name: str, model: str, output: str, layout: Layout, era: Era, *, calibration: str | None = None
 ) -> str:
-    """ModelOpt's shell command in the container: Hugging Face folder in, quantized TRT-LLM checkpoint out."""
+    """ModelOpt's shell command in the container: Hugging Face folder in; out comes a quantized TRT-LLM
+    checkpoint (engine era) or a quantized Hugging Face folder (PyTorch era)."""
     arguments = ["--model_dir", model, "--output_dir", output]
+    arguments += ["--export_format", "tensorrt_llm" if era == "engine" else "hf"]
     arguments += ["--dtype", layout.dtype, "--qformat", name]
     kv_cache = SCHEMES[name]
     if kv_cache:

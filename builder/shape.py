@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from common.errors import CheckpointError
+
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "fp8": 1, "int8": 1}
 
 
@@ -85,7 +87,22 @@ class ModelShape:
 
 
 def shape_of(config: Mapping[str, Any]) -> ModelShape:
-    """Read a TensorRT-LLM `config.json` (or the same dictionary before it is written)."""
+    """Read a TensorRT-LLM `config.json`, or a Hugging Face one that names its sizes the same way.
+
+    Raises:
+        CheckpointError: a size is missing.
+    """
+    try:
+        return _read_shape(config)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"config.json does not say the model's sizes: {error}.",
+            hint="Use the config.json of the language model itself.",
+            code="config_field_missing",
+        ) from None
+
+
+def _read_shape(config: Mapping[str, Any]) -> ModelShape:
     moe = config.get("moe") or {}
     experts = int(moe.get("num_experts") or 0)
     intermediate = int(config["intermediate_size"])
@@ -97,7 +114,7 @@ def shape_of(config: Mapping[str, Any]) -> ModelShape:
         hidden=hidden,
         heads=heads,
         kv_heads=int(config.get("num_key_value_heads") or heads),
-        head_size=int(config.get("head_size") or hidden // heads),
+        head_size=int(config.get("head_size") or config.get("head_dim") or hidden // heads),
         intermediate=intermediate // 2 if is_qwen1 else intermediate,
         vocab=int(config["vocab_size"]),
         max_positions=config.get("max_position_embeddings"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -227,8 +228,56 @@ def test_quantization_is_made_in_the_container(source: Path, tmp_path: Path) -> 
     quantize, build = script.split(" && ")[:2]
     assert "--qformat fp8 --kv_cache_dtype fp8" in quantize
     assert "--calib_dataset /calibration/cnn_dailymail" in quantize
+    assert "--export_format tensorrt_llm" in quantize
     assert "--gemm_plugin" not in shlex.split(build)
     assert not (result.folder / "checkpoint").exists()
+
+
+def test_pytorch_era_loads_what_the_container_quantized(source: Path, tmp_path: Path) -> None:
+    options = {"runtime": "pytorch", "quantization": "nvfp4"}
+    pending = _build(source, tmp_path / "out", **options)
+    quantized = pending.folder / "quantized"
+    assert manifest(pending).engine.state == "pending"
+    assert "--export_format hf" in manifest(pending).engine.command[-1]
+    assert "trtllm-build" not in manifest(pending).engine.command[-1]
+    assert json.loads((pending.folder / "llm_args.json").read_text())["model"] == str(quantized)
+    quantized.mkdir()
+    (quantized / "hf_quant_config.json").write_text("{}")
+    result = _build(source, tmp_path / "out", **options)
+    assert manifest(result).engine.state == "none"
+    package(result).verify()
+
+
+def _prequantize(source: Path) -> None:
+    config = json.loads((source / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "awq", "bits": 4}
+    (source / "config.json").write_text(json.dumps(config))
+
+
+def _modelopt(source: Path) -> None:
+    quantization = {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}
+    (source / "hf_quant_config.json").write_text(
+        json.dumps({"producer": {"name": "modelopt"}, "quantization": quantization})
+    )
+
+
+@pytest.mark.parametrize(("quantize", "algorithm"), [(_prequantize, "W4A16_AWQ"), (_modelopt, "FP8")])
+def test_quantized_checkpoints_go_to_the_pytorch_runtime(
+    quantize: Callable[[Path], None], algorithm: str, source: Path, tmp_path: Path
+) -> None:
+    quantize(source)
+    made = manifest(_build(source, tmp_path / "out", gpu="L40S"))
+    assert made.runtime.era == "pytorch"
+    assert "already quantized" in made.runtime.reason
+    assert made.model.quantization == algorithm
+    assert made.plan["weights_per_rank"] == sum(file.bytes for file in made.source.files)
+
+
+def test_quantized_checkpoint_is_not_quantized_again(source: Path, tmp_path: Path) -> None:
+    _modelopt(source)
+    with pytest.raises(EwError) as caught:
+        _build(source, tmp_path / "out", quantization="fp8")
+    assert caught.value.code == "already_quantized"
 
 
 def test_calibration_folder_needs_a_name_modelopt_knows(source: Path, tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from builder.compat import choose_runtime
 from builder.gpus import GIB, Gpu, gpu_by_name, parse_bytes
 from builder.manifest import Layout, Sizes
-from builder.plan import Plan, make_plan, rank_sizes, recommended_batch
+from builder.plan import Plan, StoredWeights, make_plan, rank_sizes, recommended_batch
 from builder.shape import ModelShape, shape_of
-from common.errors import UsageError
+from common.errors import CheckpointError, UsageError
 from tests.builder.golden import CASES, Case
 
 STORED_BYTES = {"F16": 2, "BF16": 2, "F32": 4}
@@ -118,7 +118,9 @@ def test_number_types_by_generation(dtype: str, gpu: str, fits: bool) -> None:
 def test_quantization_by_generation(name: str, quantization: str, fits: bool) -> None:
     layout = Layout(dtype="float16", tp_size=1, pp_size=1)
     sizes = Sizes(max_batch_size=1, max_input_len=64, max_output_len=64)
-    made = make_plan(QWEN_0_5B, layout, sizes, TARGET, gpu=gpu_by_name(name), quantization=quantization)
+    made = make_plan(
+        QWEN_0_5B, layout, sizes, TARGET, gpu=gpu_by_name(name), stored=StoredWeights(quantization)
+    )
     assert made.fits is fits
 
 
@@ -156,3 +158,15 @@ def test_bad_sizes(text: str) -> None:
 )
 def test_gpu_names_as_people_write_them(name: str, expected: str) -> None:
     assert gpu_by_name(name).name == expected
+
+
+def test_config_without_sizes_is_an_expected_error() -> None:
+    with pytest.raises(CheckpointError, match="hidden_size"):
+        shape_of({"intermediate_size": 8, "num_attention_heads": 2})
+
+
+def test_fp8_cache_holds_twice_the_tokens() -> None:
+    layout = Layout(dtype="float16", tp_size=1, pp_size=1)
+    sizes = Sizes(max_batch_size=1, max_input_len=64, max_output_len=64)
+    made = make_plan(QWEN_0_5B, layout, sizes, TARGET, stored=StoredWeights("fp8", "fp8"))
+    assert made["kv_bytes_per_token"] == 6_144
