@@ -10,13 +10,14 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import FrameType
 
 from common.config import DeployConfig, Engine
 from common.errors import Interrupted, ResourceError, ServiceError
 from common.paths import home
-from runtime import launch, logs, ports, probe, state
+from runtime import launch, loading, logs, ports, probe, state
+from runtime.doctor.diagnosis import diagnose
 from runtime.launch import Command
 from runtime.launchers import LaunchPlan
 from runtime.launchers.service import LaunchOptions, ensure_image, plan_service
@@ -63,6 +64,8 @@ def start(request: StartRequest, *, progress: Progress = lambda text: None) -> S
         ConfigError, PackageError, RepositoryError, EnvironmentProblem, ResourceError: found before that.
     """
     with state.exclusive():
+        if running := _load_again(request, progress):
+            return running
         _refuse_if_running()
         clean_up_remains()
         config, model_ids = resolve_models(list(request.models), request.engine)
@@ -77,6 +80,15 @@ def start(request: StartRequest, *, progress: Progress = lambda text: None) -> S
             _prepare(config, service)
             commands = _commands(service, launch_plan)
             return _bring_up(service, commands, reserved, request.timeout, progress)
+
+
+def last_request(service: Service) -> StartRequest:
+    """What the recorded service was started with."""
+    fields = {**service.request, "models": tuple(service.request["models"])}
+    options = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in fields["launch"].items()
+    }
+    return StartRequest(**{**fields, "launch": LaunchOptions(**options)})
 
 
 @contextmanager
@@ -99,11 +111,27 @@ def _new_service(request: StartRequest, model_ids: tuple[str, ...], reserved: Re
         host=request.host,
         ports=Ports(*map(ports.port_of, reserved)),
         key_file=str(home().run / "api_key"),
+        request={**asdict(request), "models": model_ids},
     )
 
 
 def _commands(service: Service, launch_plan: LaunchPlan) -> list[Command]:
     return [launch_plan.command, launch.proxy_command(service, home().config)]
+
+
+def _load_again(request: StartRequest, progress: Progress) -> Service | None:
+    """The running service, when all it lacks of what is asked for are models that were unloaded."""
+    service = state.load()
+    if service is None or service.health() != "ready":
+        return None
+    loaded = probe.loaded_models(service.ports.triton_http)
+    absent = [model for model in request.models if loaded.get(f"{model}-tensorrt_llm") != "READY"]
+    if not absent or not set(request.models) <= set(service.models):
+        return None
+    for model in absent:
+        progress(f"loading {model}")
+        loading.load(model)
+    return service
 
 
 def _refuse_if_running() -> None:
@@ -201,10 +229,14 @@ def _start_failed(name: str, what: str) -> ServiceError:
     """The failure with the lines that name its cause; for tritonserver it may be in the worker's log."""
     sources = ("worker", "triton") if name == "triton" else (name,)
     lines = [line for source in sources for line in (logs.troubles(source) or logs.tail(source, 3))]
+    known = diagnose(sources)
+    parts = [f"{known.cause} [{known.id}]"] if known else []
+    parts += ["the logs say", *(f"    {line}" for line in lines)] if lines else []
+    mend = f"{known.fix} " if known else ""
     return ServiceError(
         f"The service did not start: {what}",
-        why="\n".join(["the logs say", *(f"    {line}" for line in lines)]) if lines else "",
-        hint=f"Read it all with ./ew logs {name}; everything was stopped again.",
+        why="\n".join(parts),
+        hint=f"{mend}Read it all with ./ew logs {name}; everything was stopped again.",
         code="start_failed",
     )
 

@@ -97,7 +97,7 @@ _ENTRIES = (
     Entry(
         "gpu_memory_taken",
         "machine",
-        "warning",
+        "info",
         "A GPU's memory is mostly in use",
         "Another process holds it; engines that take a share of free memory get little.",
         "See who holds it, or choose another GPU.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 
 from builder.package import load_package
 from common.config import DeployConfig, load_config
@@ -46,14 +47,12 @@ def check_service() -> Iterator[Finding]:
 
 
 def check_logs() -> Iterator[Finding]:
-    """What the logs of the running or last service say.
-
-    After a clean start they hold only requests' errors; after a failed one, its cause.
-    """
-    for name in logs.LOGS:
-        path = logs.log_path(name)
-        if path.is_file():
-            yield from logbook.explain_file(path)
+    """What the logs of the running or last service say. A service that is up has outlived its errors."""
+    outlived = service_state() == "ready"
+    paths = [logs.log_path(name) for name in logs.LOGS]
+    for finding in (found for path in paths if path.is_file() for found in logbook.explain_file(path)):
+        is_error = finding.severity == "error"
+        yield replace(finding, severity="warning") if outlived and is_error else finding
 
 
 def service_state() -> str:

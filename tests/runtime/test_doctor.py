@@ -14,6 +14,7 @@ from runtime import nvidia
 from runtime.doctor import environments, machine, network, service
 from runtime.doctor.bundle import write_bundle
 from runtime.doctor.catalog import CATALOG
+from runtime.doctor.diagnosis import diagnose
 from runtime.doctor.examine import Report, examine
 from runtime.doctor.finding import Finding, has_errors, in_order
 from runtime.doctor.redact import HIDDEN, redact
@@ -23,6 +24,7 @@ from runtime.launchers.machine import Docker
 from runtime.nvidia import Gpu, Nvidia
 from runtime.processes import boot_id
 from runtime.state import Ports, Service, save
+from scripts import make_doctor_docs
 
 GIB = 2**30
 KEY = "ew-" + "A1b2" * 11
@@ -111,6 +113,22 @@ def test_logs_of_the_last_run_are_explained(ew_home: Path) -> None:
     (ew_home / "logs").mkdir()
     (ew_home / "logs" / "worker.log").write_text("OSError: [Errno 28] No space left on device\n")
     assert "disk_full" in ids(service.check_logs())
+
+
+def test_a_failed_start_is_explained_by_its_cause(ew_home: Path) -> None:
+    (ew_home / "logs").mkdir()
+    (ew_home / "logs" / "worker.log").write_text("The cpu engine did not start: see above\n")
+    assert diagnose(("worker", "triton")) is None
+    (ew_home / "logs" / "triton.log").write_text(
+        "E0101 failed to load 'm' version 1: x\nERROR: Cuda Runtime (out of memory)\n"
+    )
+    known = diagnose(("worker", "triton"))
+    assert known is not None
+    assert known.id == "cuda_oom_engine"
+
+
+def test_the_page_of_findings_is_fresh() -> None:
+    assert make_doctor_docs.PAGE.read_text(encoding="utf-8") == make_doctor_docs.page()
 
 
 def test_an_index_out_of_reach_is_said_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
