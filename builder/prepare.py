@@ -178,7 +178,7 @@ def _stored(request: ConvertRequest, config: dict[str, Any], inspection: Inspect
     if request.quantization:
         return StoredWeights(request.quantization, SCHEMES[request.quantization])
     found = inspection.quantization
-    as_is = config is inspection.config and bool(inspection.weights)
+    as_is = bool(inspection.weights) and (found is not None or config is inspection.config)
     return StoredWeights(
         scheme=SAME_AS.get(found.algorithm) if found else None,
         kv_dtype="fp8" if found and found.kv_cache == "FP8" else None,
