@@ -17,6 +17,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "render": ("cli.render", "Write the Triton model repository."),
     "start": ("cli.start", "Start tritonserver and the proxy."),
     "stop": ("cli.stop", "Drain and stop the service."),
+    "restart": ("cli.restart", "Stop the service and start it again as it was."),
     "status": ("cli.status", "What is running, where and how well."),
     "logs": ("cli.logs", "Show or follow the service's logs."),
     "keys": ("cli.keys", "Add, list, rotate and revoke API keys."),

@@ -8,7 +8,7 @@ import click
 
 from cli.output import emit, json_option, report_errors
 from cli.steps import Steps
-from runtime import teardown
+from runtime import loading, teardown
 from runtime.teardown import StopReport
 
 
@@ -16,18 +16,31 @@ from runtime.teardown import StopReport
 @click.option(
     "--drain", type=float, default=30.0, show_default=True, help="Seconds that running streams may take."
 )
+@click.option("--model", help="Unload only this model; ./ew start --model loads it again.")
 @json_option
 @report_errors
-def command(drain: float, as_json: bool) -> None:
+def command(drain: float, model: str | None, as_json: bool) -> None:
     """Drain and stop the service; afterwards no process, port or shared memory of it is left.
 
     \b
-    Example:
+    Examples:
       ./ew stop
+      ./ew stop --model smollm2-135m-trt
     """
+    if model:
+        _unload(model, as_json)
+        return
     with Steps() as steps:
         report = teardown.stop(drain_seconds=drain, progress=steps)
     emit(asdict(report), as_json=as_json, text=_text(report))
+
+
+def _unload(model: str, as_json: bool) -> None:
+    with Steps() as steps:
+        steps(f"unloading {model}")
+        report = loading.unload(model)
+    freed = f"{report.memory_freed / 2**20:.0f} MiB"
+    emit(asdict(report), as_json=as_json, text=f"Unloaded {model}; its worker ended and gave back {freed}.")
 
 
 def _text(report: StopReport) -> str:

@@ -100,6 +100,13 @@ def model_ids(endpoint: Endpoint) -> list[str]:
     return [row["id"] for row in document["models"]]
 
 
+def set_loaded(endpoint: Endpoint, model_id: str, *, loaded: bool) -> str:
+    """Load or unload a model through the proxy, which needs an admin key; returns the model's state."""
+    action = "load" if loaded else "unload"
+    with _request(endpoint, "POST", f"{MODELS_PATH}/{model_id}/{action}", {}) as response:
+        return str(json.loads(response.read())["state"])
+
+
 def choose_model(endpoint: Endpoint, wanted: str | None) -> str:
     """The model asked for, else the only one.
 

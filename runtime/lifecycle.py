@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from types import FrameType
+from typing import Any
 
 from common.config import DeployConfig, Engine
 from common.errors import Interrupted, ResourceError, ServiceError
@@ -85,8 +86,9 @@ def start(request: StartRequest, *, progress: Progress = lambda text: None) -> S
 def last_request(service: Service) -> StartRequest:
     """What the recorded service was started with."""
     fields = {**service.request, "models": tuple(service.request["models"])}
-    options = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in fields["launch"].items()
+    lists = fields["launch"].items()
+    options: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in lists
     }
     return StartRequest(**{**fields, "launch": LaunchOptions(**options)})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +14,8 @@ from common.errors import ServiceError
 from common.paths import home
 from runtime.locks import Busy, file_lock
 from runtime.processes import ProcessRef, boot_id, processes_of_service
+
+LOCK_PATIENCE = 0.5  # `changing` holds the lock for an instant, too
 
 Phase = Literal["starting", "ready", "stopping"]
 Health = Literal["stopped", "stale", "starting", "ready", "stopping", "broken"]
@@ -47,6 +49,7 @@ class Service:
     ready_after: float | None = None
     launcher: str = "pytriton"
     stop_command: tuple[str, ...] = ()  # ends what outlives its process, such as a container
+    request: dict[str, Any] = field(default_factory=dict)  # what `start` was asked for, for `restart`
 
     @property
     def url(self) -> str:
@@ -115,6 +118,15 @@ def forget() -> None:
     state_path().unlink(missing_ok=True)
 
 
+def changing() -> bool:
+    """Whether a start or stop is at work now."""
+    try:
+        with file_lock(_lock_path(), patience=0):
+            return False
+    except Busy:
+        return True
+
+
 @contextlib.contextmanager
 def exclusive() -> Iterator[None]:
     """Hold the right to start or stop.
@@ -123,7 +135,7 @@ def exclusive() -> Iterator[None]:
         ServiceError: another start or stop is at work.
     """
     try:
-        with file_lock(home().run / "lock", wait=False):
+        with file_lock(_lock_path(), patience=LOCK_PATIENCE):
             yield
     except Busy:
         raise ServiceError(
@@ -131,6 +143,10 @@ def exclusive() -> Iterator[None]:
             hint="Wait for it, then look with ./ew status.",
             code="busy",
         ) from None
+
+
+def _lock_path() -> Path:
+    return home().run / "lock"
 
 
 def _parse(document: dict[str, Any]) -> Service:

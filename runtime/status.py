@@ -11,6 +11,7 @@ import psutil
 
 from common.paths import home
 from runtime import logs, probe, state
+from runtime.loading import worker_name
 from runtime.processes import ProcessRef
 from runtime.state import Service
 
@@ -50,7 +51,7 @@ def status() -> dict[str, Any]:
     service = state.load()
     if service is None:
         return {"state": "stopped"}
-    health = service.health()
+    health = _health(service)
     if health == "stale":
         return {"state": "stale", "models": [{"model": model} for model in service.models]}
     return {
@@ -66,6 +67,12 @@ def status() -> dict[str, Any]:
         "proxy_ready": _proxy_ready(service),
         "last_errors": _last_errors(health),
     }
+
+
+def _health(service: Service) -> str:
+    """A start or stop that was killed leaves its phase behind: with nobody at work the service is broken."""
+    health = service.health()
+    return "broken" if health in ("starting", "stopping") and not state.changing() else health
 
 
 def _models(service: Service) -> list[ModelStatus]:
@@ -115,8 +122,8 @@ def _role(pid: int) -> str:
         command = psutil.Process(pid).cmdline()
     except psutil.Error:
         return "gone"
-    if "worker" in command:
-        return "worker"
+    if model := worker_name(pid):
+        return f"worker {model}"
     if command and command[0].endswith("triton_python_backend_stub"):
         return f"stub {_model_of_stub(command)}"
     return command[0].rsplit("/", 1)[-1] if command else "unknown"

@@ -48,7 +48,7 @@ def test_status_shows_a_ready_service(service: RunningService) -> None:
     assert status["state"] == "ready"
     assert [model["state"] for model in status["models"]] == ["READY"]
     roles = {process["role"] for process in status["processes"]}
-    assert {"triton", "proxy", "worker"} <= roles
+    assert {"triton", "proxy", f"worker {service.model}"} <= roles
     assert all(process["alive"] and process["memory"] > 0 for process in status["processes"])
 
 
@@ -229,15 +229,39 @@ def test_ctrl_c_while_starting_undoes_the_start(tiny: Installation) -> None:
     assert not record.exists()
 
 
-def test_two_models_are_served_side_by_side(tiny: Installation) -> None:
+def test_models_go_and_come_back_while_others_stay(tiny: Installation) -> None:
+    """Two models behind one port; one is unloaded, really gone, and loaded again; then all is restarted."""
     shutil.copytree(tiny.home / "models" / "tiny", tiny.home / "models" / "second")
     document = tiny.start("--model", "models/second")
+    url, key = f"http://127.0.0.1:{tiny.port}", Path(document["key_file"]).read_text().strip()
     assert document["models"] == ["tiny", "second"]
-    assert [model["state"] for model in tiny.status()["models"]] == ["READY", "READY"]
-    key = Path(document["key_file"]).read_text().strip()
+    assert states(tiny) == {"tiny": "READY", "second": "READY"}
     for model in document["models"]:
-        events = open_stream(f"http://127.0.0.1:{tiny.port}", key, model, 4).read().decode()
-        assert events.rstrip().endswith("data: [DONE]")
+        assert open_stream(url, key, model, 4).read().decode().rstrip().endswith("data: [DONE]")
+
+    unloaded = json.loads(tiny.run("stop", "--model", "second", "--json").stdout)
+    assert unloaded["memory_freed"] > 10 * 2**20
+    assert states(tiny)["tiny"] == "READY" != states(tiny)["second"]
+    roles = [process["role"] for process in tiny.status()["processes"]]
+    assert "worker tiny" in roles and "worker second" not in roles
+    assert open_stream(url, key, "tiny", 4).read().decode().rstrip().endswith("data: [DONE]")
+
+    loaded = tiny.run("start", "--model", "second", "--json")
+    assert loaded.returncode == 0, loaded.stdout
+    assert states(tiny) == {"tiny": "READY", "second": "READY"}
+    assert open_stream(url, key, "second", 4).read().decode().rstrip().endswith("data: [DONE]")
+
+    before = tiny.state()
+    again = tiny.run("restart", "--json")
+    assert again.returncode == 0, again.stdout
+    assert json.loads(again.stdout)["models"] == ["tiny", "second"]
+    assert tiny.state()["service_id"] != before["service_id"]
+    assert tiny.state()["ports"]["proxy"] == tiny.port
+    assert left_behind(before["service_id"]) == []
+
+
+def states(installation: Installation) -> dict[str, str]:
+    return {model["model"]: model["state"] for model in installation.status()["models"]}
 
 
 @pytest.mark.slow

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from common.errors import ServiceError
 from runtime import state
+from runtime.launchers.service import LaunchOptions
+from runtime.lifecycle import StartRequest, last_request
 from runtime.processes import SERVICE_VARIABLE, ProcessRef, boot_id
 from runtime.state import Ports, Service
+from runtime.status import status
 from tests.runtime.conftest import Spawn
 
 SLEEP = "import time; print('up', flush=True); time.sleep(60)"
@@ -60,6 +64,23 @@ def test_after_a_reboot_the_record_is_stale_even_if_pids_are_taken(ew_home: Path
     record = service(boot_id="another boot", triton=ProcessRef.of(child.pid), proxy=ProcessRef.of(child.pid))
     assert record.health() == "stale"
     assert record.live_processes() == []
+
+
+def test_a_start_that_was_killed_shows_as_broken(ew_home: Path, spawn: Spawn) -> None:
+    child = spawn(SLEEP, **{SERVICE_VARIABLE: "test-state"})
+    state.save(service(phase="starting", triton=ProcessRef.of(child.pid)))
+    assert status()["state"] == "broken"
+    with state.exclusive():
+        assert status()["state"] == "starting"
+
+
+def test_a_restart_asks_for_what_the_start_asked(ew_home: Path) -> None:
+    launch = LaunchOptions(env="ew-trt", gpus=(0, 2), triton_options=("--log-verbose=1",))
+    request = StartRequest(("demo",), "cuda-trt", "0.0.0.0", 9000, 60.0, launch)
+    state.save(service(request=asdict(request)))
+    recorded = state.load()
+    assert recorded is not None
+    assert last_request(recorded) == request
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"service_id": 1}'])

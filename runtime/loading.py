@@ -1,0 +1,88 @@
+"""Unload one model of a running service and load it again; its worker's memory is really given back."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import psutil
+
+from common.errors import ServiceError, UsageError
+from runtime import client, state
+from runtime.processes import ProcessRef, wait_gone
+from runtime.state import Service
+
+WORKER_END_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What happened to a model; `memory_freed` in bytes is what its worker had."""
+
+    model: str
+    state: str
+    seconds: float
+    memory_freed: int = 0
+
+
+def unload(model: str) -> LoadReport:
+    """Take the model out of the running service. Requests in flight are finished by Triton first.
+
+    Raises:
+        UsageError: the service does not serve it.
+        ServiceError: nothing runs, the proxy refused, or the worker did not end.
+    """
+    began = time.monotonic()
+    service = _serving(model)
+    workers = workers_of(service, model)
+    memory = sum(_memory(worker) for worker in workers)
+    found = client.set_loaded(client.of_service(service), model, loaded=False)
+    if left := wait_gone(workers, WORKER_END_SECONDS):
+        raise ServiceError(
+            f"The worker of {model} (process {left[0].pid}) is still there after {WORKER_END_SECONDS:.0f} s.",
+            hint="Look with ./ew logs worker; ./ew stop ends it.",
+            code="worker_left",
+        )
+    return LoadReport(model, found, round(time.monotonic() - began, 3), memory)
+
+
+def load(model: str) -> LoadReport:
+    """Bring a model that was unloaded back. Errors as in `unload`."""
+    began = time.monotonic()
+    service = _serving(model)
+    found = client.set_loaded(client.of_service(service), model, loaded=True)
+    return LoadReport(model, found, round(time.monotonic() - began, 3))
+
+
+def workers_of(service: Service, model: str) -> list[ProcessRef]:
+    """The engine processes of one model."""
+    return [process for process in service.live_processes() if worker_name(process.pid) == model]
+
+
+def worker_name(pid: int) -> str | None:
+    """The model that a worker process serves; None for every other process."""
+    try:
+        command = psutil.Process(pid).cmdline()
+    except psutil.Error:
+        return None
+    if "worker" not in command or "--name" not in command[:-1]:
+        return None
+    return command[command.index("--name") + 1].removesuffix("-tensorrt_llm")
+
+
+def _serving(model: str) -> Service:
+    service = state.load()
+    if service is None or service.health() != "ready":
+        raise ServiceError("No service is running.", hint="Look with ./ew status.", code="not_running")
+    if model not in service.models:
+        raise UsageError(
+            f"The service does not serve {model!r}.", hint=f"It serves {', '.join(service.models)}."
+        )
+    return service
+
+
+def _memory(process: ProcessRef) -> int:
+    try:
+        return int(psutil.Process(process.pid).memory_full_info().pss)
+    except psutil.Error:
+        return 0
