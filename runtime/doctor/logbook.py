@@ -10,7 +10,7 @@ import functools
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ DATA = Path(__file__).with_name("signatures.json")
 HEAD_BYTES = 4 << 20  # start-up errors stand at the beginning of a log, crashes at its end
 TAIL_BYTES = 16 << 20
 SHOWN = 300
+UNKNOWN = "log_unknown_error"
 DIGITS = re.compile(r"\d+")
 # What tritonserver says at error level on every machine without a GPU.
 HARMLESS = re.compile(
@@ -86,6 +87,29 @@ def explain_file(path: Path) -> list[Finding]:
     except OSError as error:
         raise UsageError(f"The log {path} cannot be read.", why=f"{error}.", code="log_unreadable") from None
     return explain(text.splitlines(), str(path))
+
+
+def explain_files(paths: Iterable[Path]) -> list[Finding]:
+    """The findings of several logs of one run, causes first; each id once, where it was first seen.
+
+    Raises:
+        UsageError: a file cannot be read.
+    """
+    together: dict[str, Finding] = {}
+    for finding in (one for path in paths for one in explain_file(path)):
+        known = together.get(finding.id)
+        together[finding.id] = replace(known, count=known.count + finding.count) if known else finding
+    causes = [one for one in together.values() if one.id not in consequences()]
+    if not causes:
+        return list(together.values())
+    followers = [one for one in together.values() if one.id in consequences() - {UNKNOWN}]
+    return [*causes, *(replace(one, severity="info") for one in followers)]
+
+
+@functools.cache
+def consequences() -> frozenset[str]:
+    """Ids that only say that something else went wrong."""
+    return frozenset({UNKNOWN, *(signature.id for signature in signatures() if signature.follow_on)})
 
 
 def explain(lines: Iterable[str], source: str = "log") -> list[Finding]:
@@ -170,7 +194,7 @@ def _unknown(reading: Reading) -> list[Finding]:
     number, line = reading.unexplained[0]
     return [
         Finding(
-            id="log_unknown_error",
+            id=UNKNOWN,
             severity="warning",
             title="An error that the book of known lines does not hold",
             cause="This is the first line that looks like an error.",

@@ -49,8 +49,8 @@ def check_service() -> Iterator[Finding]:
 def check_logs() -> Iterator[Finding]:
     """What the logs of the running or last service say. A service that is up has outlived its errors."""
     outlived = service_state() == "ready"
-    paths = [logs.log_path(name) for name in logs.LOGS]
-    for finding in (found for path in paths if path.is_file() for found in logbook.explain_file(path)):
+    paths = [path for path in map(logs.log_path, logs.LOGS) if path.is_file()]
+    for finding in logbook.explain_files(paths):
         is_error = finding.severity == "error"
         yield replace(finding, severity="warning") if outlived and is_error else finding
 

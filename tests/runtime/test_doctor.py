@@ -115,6 +115,16 @@ def test_logs_of_the_last_run_are_explained(ew_home: Path) -> None:
     assert "disk_full" in ids(service.check_logs())
 
 
+def test_a_cause_in_one_log_explains_the_others(ew_home: Path) -> None:
+    (ew_home / "logs").mkdir()
+    (ew_home / "logs" / "triton.log").write_text(
+        "E0101 an error of its own\nerror: creating server: Internal - failed to load all models\n"
+    )
+    (ew_home / "logs" / "worker.log").write_text("ModuleNotFoundError: No module named 'openvino'\n")
+    found = {finding.id: finding.severity for finding in service.check_logs()}
+    assert found == {"python_missing_module": "error", "model_load_failed": "info"}
+
+
 def test_a_failed_start_is_explained_by_its_cause(ew_home: Path) -> None:
     (ew_home / "logs").mkdir()
     (ew_home / "logs" / "worker.log").write_text("The cpu engine did not start: see above\n")
