@@ -9,7 +9,7 @@ from builder.families.layout import Layout
 from common.errors import CheckpointError
 
 
-def _divisors(dims: Dims, layout: Layout) -> str:
+def _possible_tp_sizes(dims: Dims) -> str:
     fitting = [str(tp) for tp in range(1, dims.heads + 1) if not list(_tensor_problems(dims, tp))]
     return ", ".join(fitting)
 
@@ -52,6 +52,6 @@ def check_layout(dims: Dims, layout: Layout) -> None:
         raise CheckpointError(
             f"The model cannot be split with tp_size {layout.tp_size}, pp_size {layout.pp_size}.",
             why=" ".join(problems),
-            hint=f"tp_size can be: {_divisors(dims, layout)}; pp_size up to {dims.layers}.",
+            hint=f"tp_size can be: {_possible_tp_sizes(dims)}; pp_size up to {dims.layers}.",
             code="layout",
         )

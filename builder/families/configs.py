@@ -46,8 +46,8 @@ BAICHUAN1_VOCABULARY, BAICHUAN2_VOCABULARY = 64000, 125696
 GLM4_VOCABULARY, GLM4_EPSILON = 151552, 1.5625e-07
 
 
-def required(hf: HfConfig, name: str) -> Any:
-    """A field without which nothing can be converted."""
+def required(hf: HfConfig, name: str) -> int:
+    """A size without which nothing can be converted."""
     if hf.get(name) is None:
         raise CheckpointError(
             f"config.json has no {name!r}.",
@@ -55,7 +55,17 @@ def required(hf: HfConfig, name: str) -> Any:
             hint="Use the config.json that was published with the weights.",
             code="config_field_missing",
         )
-    return hf[name]
+    return _size(name, hf[name])
+
+
+def _size(name: str, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise CheckpointError(
+            f"{name} is {value!r} in config.json; it must be a whole number from 1.",
+            hint="Use the config.json that was published with the weights.",
+            code="config_field_wrong",
+        )
+    return value
 
 
 def given(hf: HfConfig, name: str, default: Any) -> Any:
@@ -87,7 +97,13 @@ def _rope(hf: HfConfig, *, add_rope_type: bool) -> tuple[Any, Config | None]:
 
 def _head_size(hf: HfConfig) -> int:
     heads, hidden = required(hf, "num_attention_heads"), required(hf, "hidden_size")
-    return int(hf.get("kv_channels") or hf.get("head_dim") or hidden // heads)
+    own = hf.get("kv_channels") or hf.get("head_dim")
+    return _size("head_dim", own) if own else _size("hidden_size / num_attention_heads", hidden // heads)
+
+
+def _kv_heads(hf: HfConfig) -> int:
+    heads = required(hf, "num_attention_heads")
+    return _size("num_key_value_heads", given(hf, "num_key_value_heads", heads))
 
 
 def _mapping(layout: Layout) -> Config:
@@ -152,7 +168,7 @@ def _common(hf: HfConfig, layout: Layout, **own: Any) -> Config:
         "norm_epsilon": own.pop("norm_epsilon", None) or given(hf, "rms_norm_eps", 1e-06),
         "runtime_defaults": None,
         "position_embedding_type": "rope_gpt_neox",
-        "num_key_value_heads": given(hf, "num_key_value_heads", hf["num_attention_heads"]),
+        "num_key_value_heads": own.pop("num_key_value_heads", None) or _kv_heads(hf),
         "intermediate_size": own.pop("intermediate_size", None) or required(hf, "intermediate_size"),
         "max_position_embeddings": hf.get("max_position_embeddings"),
         "mapping": _mapping(layout),
@@ -311,7 +327,7 @@ def chatglm_config(hf: HfConfig, layout: Layout, version: str) -> Config:
         "hidden_act": "swiglu",
         "norm_epsilon": given(hf, "layernorm_epsilon", 1e-05),
         "position_embedding_type": "rope_gptj",
-        "num_key_value_heads": hf["multi_query_group_num"]
+        "num_key_value_heads": required(hf, "multi_query_group_num")
         if given(hf, "multi_query_attention", True)
         else required(hf, "num_attention_heads"),
         "intermediate_size": required(hf, "ffn_hidden_size"),
@@ -342,7 +358,7 @@ def internlm2_config(hf: HfConfig, layout: Layout, version: str) -> Config:
         "logits_dtype": "float32",
         "num_hidden_layers": required(hf, "num_hidden_layers"),
         "num_attention_heads": required(hf, "num_attention_heads"),
-        "num_key_value_heads": given(hf, "num_key_value_heads", hf["num_attention_heads"]),
+        "num_key_value_heads": _kv_heads(hf),
         "hidden_size": required(hf, "hidden_size"),
         "intermediate_size": required(hf, "intermediate_size"),
         "norm_epsilon": given(hf, "rms_norm_eps", 1e-06),

@@ -54,8 +54,8 @@ class WeightMap:
 Split = Callable[[Entry, Dims, Rank, int], Mosaic]
 
 
-def _outer(target: str, source: str, split: Split, **more: bool) -> Entry:
-    return Entry(target, (source,), "vocab", "hidden", split, **more)  # type: ignore[arg-type]
+def _outer(target: str, source: str, split: Split, *, normalised: bool = False) -> Entry:
+    return Entry(target, (source,), "vocab", "hidden", split, normalised=normalised)
 
 
 def _linear(target: str, source: str, size: str, width: str, split: Split, when: str = "one") -> Entry:

@@ -18,7 +18,7 @@ class Family:
 
     Args:
         name: how the family is called here.
-        architecture: the name in config.json's `architectures`.
+        architectures: its names in config.json's `architectures`.
         model_types: what `--model-type` may say about it, and the versions that name fixes ('' for none).
         version: its version where there is only one.
     """
@@ -44,44 +44,23 @@ class Detection:
         return self.family.name
 
 
-def _plain(*names: str) -> dict[str, str]:
-    return dict.fromkeys(names, "")
+def _one_version(
+    name: str, architecture: str, also: tuple[str, ...], weights: maps.WeightMap, make: configs.ConfigMaker
+) -> Family:
+    """A family of one architecture; `also` are other names that users call it by."""
+    return Family(name, (architecture,), dict.fromkeys((name, *also), ""), name, weights, make)
 
 
+LLAMA, QWEN = configs.llama_config, configs.qwen_config
 FAMILIES = (
-    Family("llama", ("LlamaForCausalLM",), _plain("llama", "yi"), "llama", maps.LLAMA, configs.llama_config),
-    Family(
-        "mistral", ("MistralForCausalLM",), _plain("mistral"), "mistral", maps.LLAMA, configs.llama_config
-    ),
-    Family(
-        "mixtral", ("MixtralForCausalLM",), _plain("mixtral"), "mixtral", maps.MIXTRAL, configs.llama_config
-    ),
-    Family("qwen", ("QWenLMHeadModel",), _plain("qwen", "qwen1"), "qwen", maps.QWEN1, configs.qwen_config),
-    Family(
-        "qwen2",
-        ("Qwen2ForCausalLM",),
-        _plain("qwen2", "qwen", "qwen1.5", "qwen2.5"),
-        "qwen2",
-        maps.LLAMA,
-        configs.qwen_config,
-    ),
-    Family(
-        "qwen2_moe",
-        ("Qwen2MoeForCausalLM",),
-        _plain("qwen2_moe", "qwen"),
-        "qwen2_moe",
-        maps.QWEN2_MOE,
-        configs.qwen_config,
-    ),
-    Family("qwen3", ("Qwen3ForCausalLM",), _plain("qwen3", "qwen"), "qwen3", maps.QWEN3, configs.qwen_config),
-    Family(
-        "qwen3_moe",
-        ("Qwen3MoeForCausalLM",),
-        _plain("qwen3_moe", "qwen"),
-        "qwen3_moe",
-        maps.QWEN3_MOE,
-        configs.qwen_config,
-    ),
+    _one_version("llama", "LlamaForCausalLM", ("yi",), maps.LLAMA, LLAMA),
+    _one_version("mistral", "MistralForCausalLM", (), maps.LLAMA, LLAMA),
+    _one_version("mixtral", "MixtralForCausalLM", (), maps.MIXTRAL, LLAMA),
+    _one_version("qwen", "QWenLMHeadModel", ("qwen1",), maps.QWEN1, QWEN),
+    _one_version("qwen2", "Qwen2ForCausalLM", ("qwen", "qwen1.5", "qwen2.5"), maps.LLAMA, QWEN),
+    _one_version("qwen2_moe", "Qwen2MoeForCausalLM", ("qwen",), maps.QWEN2_MOE, QWEN),
+    _one_version("qwen3", "Qwen3ForCausalLM", ("qwen",), maps.QWEN3, QWEN),
+    _one_version("qwen3_moe", "Qwen3MoeForCausalLM", ("qwen",), maps.QWEN3_MOE, QWEN),
     Family(
         "baichuan",
         ("BaichuanForCausalLM", "BaiChuanForCausalLM"),
@@ -98,14 +77,7 @@ FAMILIES = (
         maps.CHATGLM,
         configs.chatglm_config,
     ),
-    Family(
-        "internlm2",
-        ("InternLM2ForCausalLM",),
-        _plain("internlm2"),
-        "internlm2",
-        maps.INTERNLM2,
-        configs.internlm2_config,
-    ),
+    _one_version("internlm2", "InternLM2ForCausalLM", (), maps.INTERNLM2, configs.internlm2_config),
 )
 BY_ARCHITECTURE = {name: family for family in FAMILIES for name in family.architectures}
 MODEL_TYPES = tuple(sorted({name for family in FAMILIES for name in family.model_types}))
@@ -141,8 +113,9 @@ def _unsupported(architecture: str) -> UnsupportedModelError:
 
 
 def _check_quantized(hf: Mapping[str, Any]) -> None:
-    method = (hf.get("quantization_config") or {}).get("quant_method", "")
-    if hf.get("quantization_config"):
+    settings = hf.get("quantization_config")
+    if settings:
+        method = settings.get("quant_method") if isinstance(settings, dict) else None
         raise UnsupportedModelError(
             f"The weights are already quantized ({method or 'unknown method'}).",
             why="Only float16, bfloat16 and float32 weights can be converted on a CPU.",

@@ -102,6 +102,18 @@ def test_missing_size_is_named() -> None:
         trtllm_config(config, Layout())
 
 
+@pytest.mark.parametrize("value", [0, -8, "64", 8.0, True, []])
+@pytest.mark.parametrize("name", ["hidden_size", "num_attention_heads", "num_key_value_heads", "vocab_size"])
+def test_wrong_sizes_are_named(name: str, value: Any) -> None:
+    with pytest.raises(CheckpointError, match=f"{name} is .* in config.json"):
+        trtllm_config({**LLAMA, name: value}, Layout())
+
+
+def test_more_heads_than_hidden_units() -> None:
+    with pytest.raises(CheckpointError, match="hidden_size / num_attention_heads is 0"):
+        trtllm_config({**LLAMA, "num_attention_heads": 128}, Layout())
+
+
 def test_first_generation_chatglm_is_refused() -> None:
     with pytest.raises(UnsupportedModelError, match="first generation"):
         detect(with_architecture("ChatGLMModel", position_encoding_2d=True))
