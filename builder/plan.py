@@ -22,7 +22,7 @@ MAX_NUM_TOKENS = 8192
 LOGITS_BYTES = 4
 CONVERT_MEMORY = 1 * GIB
 WEIGHT_BYTES = {"fp8": 1.0, "int8_sq": 1.0, "int4_awq": 0.53, "w4a8_awq": 0.53, "nvfp4": 0.5625}
-ERAS = {"engine": "engines (up to 1.2.1)", "pytorch": "PyTorch runtime (newest)"}
+ERAS = {"engine": "engines up to 1.2.1", "pytorch": "the newest PyTorch runtime"}
 # cards sold as 12 and 24 GB report a little less or more; the limits, in GiB, allow for that
 BANDS = ((11.5, (16, 32)), (24.5, (32, 64)))
 LARGEST_BAND = (64, 128)
@@ -273,6 +273,8 @@ def _runtime_figures(architecture: str, target: RuntimeTarget) -> list[Figure]:
     era = Figure("era", target.era, "", f"TensorRT-LLM {target.tensorrt_llm}: {target.reason}")
     if not architecture:
         return [era]
-    eras = [text for name, text in ERAS.items() if architecture in load("model_map")[name]]
-    found = ", ".join(eras) or "none"
-    return [era, Figure("supported_by", found, "", f"where TensorRT-LLM lists {architecture}")]
+    found = [name for name in ERAS if architecture in load("model_map")[name]]
+    reason = (
+        f"TensorRT-LLM lists {architecture} for {' and '.join(ERAS[name] for name in found) or 'nothing'}"
+    )
+    return [era, Figure("supported_by", ", ".join(found) or "none", "", reason)]

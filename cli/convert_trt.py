@@ -20,6 +20,7 @@ from builder.request import DTYPES, RUNTIMES, STAGES, ConvertRequest, ConvertRes
 from cli.output import emit, json_option, report_errors
 from cli.plan_table import print_plan
 from cli.progress import progress_display
+from cli.sizes import shown_bytes
 from common.paths import home
 
 
@@ -152,7 +153,7 @@ def _summary(result: ConvertResult) -> str | None:
         return None
     manifest = result.manifest
     size = sum(entry.bytes for entry in manifest.files.values())
-    lines = [f"{_ACTIONS[result.action]} {result.folder} ({size / 2**30:.2f} GiB, {result.seconds:.1f} s)"]
+    lines = [f"{_ACTIONS[result.action]} {result.folder} ({shown_bytes(size)}, {result.seconds:.1f} s)"]
     lines += [f"Note: {warning}" for warning in result.warnings]
     engine = manifest.engine
     if engine.state == "built":

@@ -12,6 +12,7 @@ from rich.table import Table
 from builder.package import Package, find_packages, load_package
 from cli.output import emit, json_option, report_errors
 from cli.progress import progress_display
+from cli.sizes import shown_bytes
 from common.paths import home
 
 
@@ -41,7 +42,7 @@ def verify(folder: Path, as_json: bool) -> None:
         "files": len(package.manifest.files),
         "bytes": package.bytes,
     }
-    text = f"{folder} is whole: {facts['files']} files, {package.bytes / 2**30:.2f} GiB."
+    text = f"{folder} is whole: {facts['files']} files, {shown_bytes(package.bytes)}."
     emit(facts, as_json=as_json, text=text)
 
 
@@ -81,7 +82,7 @@ def _facts(package: Package) -> list[tuple[str, str]]:
             f"{manifest.runtime.tensorrt_llm} ({manifest.runtime.era}): {manifest.runtime.reason}",
         ),
         ("engine", f"{engine.state}: {engine.reason}"),
-        ("size", f"{package.bytes / 2**30:.2f} GiB in {len(manifest.files)} files"),
+        ("size", f"{shown_bytes(package.bytes)} in {len(manifest.files)} files"),
         ("made", f"{manifest.created} by ew {manifest.tool.version}"),
     ]
 
@@ -102,7 +103,7 @@ def list_packages(folder: Path | None, as_json: bool) -> None:
     for package in packages:
         row = _row(package)
         columns = [str(row[name]) for name in ("package", "model", "dtype", "tp_size", "pp_size", "engine")]
-        table.add_row(*columns, f"{row['bytes'] / 2**30:.2f} GiB")
+        table.add_row(*columns, shown_bytes(row["bytes"]))
     Console().print(table)
 
 

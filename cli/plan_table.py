@@ -7,13 +7,14 @@ from rich.table import Table
 from rich.text import Text
 
 from builder.plan import Figure, Plan
+from cli.sizes import shown_bytes
 
 
 def print_plan(plan: Plan) -> None:
     table = Table(show_edge=False, pad_edge=False)
     table.add_column("what", no_wrap=True)
     table.add_column("value", justify="right", no_wrap=True)
-    table.add_column("why", overflow="fold")
+    table.add_column("why", overflow="fold", min_width=30)
     for figure in plan.figures:
         table.add_row(figure.name.replace("_", " "), _shown(figure), Text(figure.reason))
     console = Console()
@@ -28,7 +29,7 @@ def print_plan(plan: Plan) -> None:
 
 def _shown(figure: Figure) -> str:
     if figure.unit == "bytes" and isinstance(figure.value, int):
-        return f"{figure.value / 2**30:.2f} GiB" if figure.value >= 2**27 else f"{figure.value:,} B"
+        return shown_bytes(figure.value) if figure.value >= 2**20 else f"{figure.value:,} B"
     if isinstance(figure.value, int):
         return f"{figure.value:,} {figure.unit}"
     return f"{figure.value} {figure.unit}".strip()
