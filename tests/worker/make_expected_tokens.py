@@ -1,35 +1,101 @@
-"""Make data/expected_tokens.json: what transformers generates from the tiny models, greedily, in float32.
-
-Needs PyTorch and transformers, which neither the product nor its tests need:
+"""Make what transformers says, in float32, for the tests of the graph.
 
     python -m tests.worker.make_expected_tokens [--demo HF_FOLDER]
 
-Families that transformers has no class for run as the class they are equal to, their weights renamed;
-ALiBi and Qwen1's logn attention run in `Reference` below, which is first checked against transformers.
-With --demo data/expected_demo.json instead, from the demo checkpoint.
+writes data/expected_tokens.json, the greedy tokens of the tiny models, and data/expected_rotary.json,
+rotary tables of models of real size; with --demo data/expected_demo.json, from the demo checkpoint.
+Needs PyTorch and transformers, which neither the product nor its tests need.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
-import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from tests import tiny
-from tests.tiny import Floats
+from tests.worker.reference_models import Logits, Reference, model_logits, native_logits
 
 DATA = Path(__file__).parent / "data"
 SMALLEST_GAP = 1e-3
-Weights = dict[str, Floats]
-Logits = Callable[[list[int]], torch.Tensor]
+
+# Rotary settings of released models, at their real sizes.
+ROTARY_CONFIGS: dict[str, dict[str, Any]] = {
+    "Llama-3.1-8B": {
+        "head_dim": 128,
+        "max_position_embeddings": 131072,
+        "rope_theta": 500000.0,
+        "rope_scaling": {
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+            "rope_type": "llama3",
+        },
+    },
+    "Qwen2.5-7B-128K": {
+        "head_dim": 128,
+        "max_position_embeddings": 131072,
+        "rope_theta": 1000000.0,
+        "rope_scaling": {"factor": 4.0, "original_max_position_embeddings": 32768, "type": "yarn"},
+    },
+    "yarn with its own factor": {
+        "head_dim": 64,
+        "max_position_embeddings": 65536,
+        "rope_theta": 10000.0,
+        "rope_scaling": {
+            "factor": 16.0,
+            "original_max_position_embeddings": 4096,
+            "rope_type": "yarn",
+            "attention_factor": 1.25,
+            "beta_fast": 24,
+            "beta_slow": 2,
+        },
+    },
+    "yarn with mscale": {
+        "head_dim": 64,
+        "max_position_embeddings": 163840,
+        "rope_theta": 10000.0,
+        "rope_scaling": {
+            "factor": 40.0,
+            "original_max_position_embeddings": 4096,
+            "rope_type": "yarn",
+            "mscale": 1.0,
+            "mscale_all_dim": 0.7,
+        },
+    },
+    "longrope, short table": {
+        "head_dim": 32,
+        "max_position_embeddings": 131072,
+        "rope_theta": 10000.0,
+        "rope_scaling": {
+            "factor": 32.0,
+            "original_max_position_embeddings": 4096,
+            "rope_type": "longrope",
+            "short_factor": [1.0 + 0.05 * index for index in range(16)],
+            "long_factor": [1.0 + 4.0 * index for index in range(16)],
+        },
+    },
+    "linear": {
+        "head_dim": 64,
+        "max_position_embeddings": 8192,
+        "rope_theta": 10000.0,
+        "rope_scaling": {"factor": 2.5, "rope_type": "linear"},
+    },
+    "dynamic": {
+        "head_dim": 128,
+        "max_position_embeddings": 32768,
+        "rope_theta": 1000000.0,
+        "rope_scaling": {"factor": 2.0, "rope_type": "dynamic"},
+    },
+}
 
 DEMO_TOKENS = 32
 DEMO_PROMPTS = (
@@ -54,7 +120,7 @@ DEMO_PROMPTS = (
 
 def main() -> None:
     transformers.utils.logging.disable_progress_bar()
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--demo", type=Path, metavar="HF_FOLDER")
     arguments = parser.parse_args()
     DATA.mkdir(exist_ok=True)
@@ -64,6 +130,8 @@ def main() -> None:
         (DATA / "expected_demo.json").write_text(_compact(demo), encoding="utf-8")
         return
     check_reference()
+    rotary = {name: rotary_table(config) for name, config in ROTARY_CONFIGS.items()}
+    (DATA / "expected_rotary.json").write_text(_compact(rotary), encoding="utf-8")
     tokens = {name: tiny_tokens(name) for name in tiny.CONFIGS}
     if not all(tokens.values()):
         raise SystemExit("Too close to a tie for a comparison of tokens; change tiny.PROMPT_SEEDS.")
@@ -92,253 +160,6 @@ def greedy(logits: Logits, prompt: list[int], count: int) -> tuple[list[int], fl
     return ids[len(prompt) :], gap
 
 
-def model_logits(name: str) -> Logits:
-    """The logits after the last of the given ids, for the tiny model `name`."""
-    config = tiny.CONFIGS[name]
-    if config["model_type"] == "qwen":
-        return Reference(_llama_config(config), _from_qwen1(config), logn_length=config["seq_length"])
-    if config["model_type"] == "baichuan":
-        return _baichuan_logits(name, config)
-    if config["model_type"] == "internlm2":
-        return native_logits(_llama_config(config), _from_internlm2(config))
-    if config["model_type"] == "chatglm":
-        return native_logits(_glm_config(name, config), _from_chatglm(name, config))
-    return native_logits(dict(config), tiny.weights(name))
-
-
-def _baichuan_logits(name: str, config: dict[str, Any]) -> Logits:
-    weights = _from_baichuan(tiny.weights(name), config)
-    if name.startswith("baichuan2"):
-        head = torch.from_numpy(weights["lm_head.weight"])
-        weights["lm_head.weight"] = torch.nn.functional.normalize(head).numpy()
-    if name.endswith("13b"):
-        return Reference(_llama_config(config), weights, alibi=True)
-    return native_logits(_llama_config(config), weights)
-
-
-def native_logits(config: dict[str, Any], weights: Weights) -> Logits:
-    """A model of transformers with these weights, loaded as any checkpoint is."""
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "config.json").write_text(json.dumps(config), encoding="utf-8")
-        state = {key: torch.from_numpy(value) for key, value in weights.items()}
-        _save(state, Path(folder) / "model.safetensors")
-        model, report = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
-        )
-    wrong = {key: value for key, value in report.items() if value}
-    wrong.pop("missing_keys", None) if config.get("tie_word_embeddings") else None
-    if wrong:
-        raise SystemExit(f"{config['architectures'][0]}: weights do not fit: {wrong}")
-    return lambda ids: _last_logits(model, ids)
-
-
-def _save(state: dict[str, torch.Tensor], path: Path) -> None:
-    from safetensors.torch import save_file
-
-    save_file({key: value.contiguous() for key, value in state.items()}, path, metadata={"format": "pt"})
-
-
-def _last_logits(model: Any, ids: list[int]) -> torch.Tensor:
-    output: torch.Tensor = model(torch.tensor([ids]), use_cache=False).logits[0, -1]
-    return output
-
-
-def _llama_config(config: dict[str, Any]) -> dict[str, Any]:
-    """The Llama config with the same arithmetic."""
-    renamed = {
-        "intermediate_size": config["intermediate_size"] // (2 if config["model_type"] == "qwen" else 1),
-        "num_key_value_heads": config.get("num_key_value_heads", config["num_attention_heads"]),
-        "rms_norm_eps": config.get("rms_norm_eps") or config["layer_norm_epsilon"],
-        "rope_theta": config.get("rope_theta", 10000.0),
-    }
-    return {**config, **renamed, "architectures": ["LlamaForCausalLM"], "model_type": "llama"}
-
-
-def _from_qwen1(config: dict[str, Any]) -> Weights:
-    weights, renamed = tiny.weights("qwen1"), {}
-    for name, values in weights.items():
-        name = name.replace("transformer.h.", "model.layers.").replace("transformer.ln_f", "model.norm")
-        name = name.replace("transformer.wte", "model.embed_tokens").replace(
-            "attn.c_proj", "self_attn.o_proj"
-        )
-        name = name.replace("ln_1", "input_layernorm").replace("ln_2", "post_attention_layernorm")
-        name = name.replace("mlp.w2", "mlp.gate_proj").replace("mlp.w1", "mlp.up_proj")
-        name = name.replace("mlp.c_proj", "mlp.down_proj")
-        if "c_attn" in name:
-            for part, piece in zip("qkv", np.split(values, 3), strict=True):
-                renamed[name.replace("attn.c_attn", f"self_attn.{part}_proj")] = piece
-        else:
-            renamed[name] = values
-    return renamed
-
-
-def _from_baichuan(weights: Weights, config: dict[str, Any]) -> Weights:
-    renamed = {}
-    for name, values in weights.items():
-        if "W_pack" in name:
-            for part, piece in zip("qkv", np.split(values, 3), strict=True):
-                renamed[name.replace("W_pack", f"{part}_proj")] = piece
-        else:
-            renamed[name] = values
-    return renamed
-
-
-def _from_internlm2(config: dict[str, Any]) -> Weights:
-    renames = {
-        "tok_embeddings": "embed_tokens",
-        "attention_norm": "input_layernorm",
-        "ffn_norm": "post_attention_layernorm",
-        "attention.wo": "self_attn.o_proj",
-        "feed_forward.w1": "mlp.gate_proj",
-        "feed_forward.w3": "mlp.up_proj",
-        "feed_forward.w2": "mlp.down_proj",
-    }
-    renamed = {}
-    for name, values in tiny.weights("internlm2").items():
-        for old, new in renames.items():
-            name = name.replace(old, new)
-        if name == "output.weight":
-            name = "lm_head.weight"
-        if "wqkv" in name:
-            for part, piece in _split_wqkv(values, config):
-                renamed[name.replace("attention.wqkv", f"self_attn.{part}_proj")] = piece
-        else:
-            renamed[name] = values
-    return renamed
-
-
-def _split_wqkv(values: Floats, config: dict[str, Any]) -> Iterator[tuple[str, Floats]]:
-    """wqkv is grouped: for each key-value head its query heads, then its key, then its value."""
-    groups, hidden = config["num_key_value_heads"], config["hidden_size"]
-    queries = config["num_attention_heads"] // groups
-    grouped = values.reshape(groups, queries + 2, hidden // config["num_attention_heads"], hidden)
-    yield "q", grouped[:, :queries].reshape(-1, hidden)
-    yield "k", grouped[:, -2].reshape(-1, hidden)
-    yield "v", grouped[:, -1].reshape(-1, hidden)
-
-
-def _glm_config(name: str, config: dict[str, Any]) -> dict[str, Any]:
-    """chatglm2 stretches positions by rope_ratio, the later ones multiply the base by it."""
-    ratio = config.get("rope_ratio", 1)
-    linear = name == "chatglm2"
-    rope: dict[str, Any] = {"rope_theta": 10000.0 * (1 if linear else ratio), "partial_rotary_factor": 0.5}
-    rope |= {"rope_type": "linear", "factor": float(ratio)} if linear else {"rope_type": "default"}
-    return {
-        "architectures": ["GlmForCausalLM"],
-        "model_type": "glm",
-        "attention_bias": config["add_qkv_bias"],
-        "head_dim": config["kv_channels"],
-        "hidden_act": "silu",
-        "hidden_size": config["hidden_size"],
-        "intermediate_size": config["ffn_hidden_size"],
-        "max_position_embeddings": config["seq_length"],
-        "num_attention_heads": config["num_attention_heads"],
-        "num_hidden_layers": config["num_layers"],
-        "num_key_value_heads": config["multi_query_group_num"],
-        "pad_token_id": 0,
-        "partial_rotary_factor": 0.5,
-        "rms_norm_eps": config["layernorm_epsilon"],
-        "rope_parameters": rope,
-        "tie_word_embeddings": False,
-        "vocab_size": config["padded_vocab_size"],
-    }
-
-
-def _from_chatglm(name: str, config: dict[str, Any]) -> Weights:
-    renames = {
-        "transformer.embedding.word_embeddings": "model.embed_tokens",
-        "transformer.encoder.final_layernorm": "model.norm",
-        "transformer.output_layer": "lm_head",
-        "transformer.encoder.layers": "model.layers",
-        "self_attention.dense": "self_attn.o_proj",
-        "dense_h_to_4h": "gate_up_proj",
-        "dense_4h_to_h": "down_proj",
-    }
-    kv_rows = config["multi_query_group_num"] * config["kv_channels"]
-    renamed = {}
-    for key, values in tiny.weights(name).items():
-        for old, new in renames.items():
-            key = key.replace(old, new)
-        if "query_key_value" in key:
-            for part, piece in zip("qkv", np.split(values, [-2 * kv_rows, -kv_rows]), strict=True):
-                renamed[key.replace("self_attention.query_key_value", f"self_attn.{part}_proj")] = piece
-        else:
-            renamed[key] = values
-    return renamed
-
-
-class Reference:
-    """A Llama in a page of PyTorch, with ALiBi instead of rotary positions or Qwen1's logn attention."""
-
-    def __init__(
-        self, config: dict[str, Any], weights: Weights, *, alibi: bool = False, logn_length: int = 0
-    ) -> None:
-        self.config, self.alibi, self.logn_length = config, alibi, logn_length
-        self.weights = {key: torch.from_numpy(value) for key, value in weights.items()}
-
-    def __call__(self, ids: list[int]) -> torch.Tensor:
-        hidden = self.weights["model.embed_tokens.weight"][ids]
-        for layer in range(self.config["num_hidden_layers"]):
-            prefix = f"model.layers.{layer}"
-            hidden = hidden + self._attention(prefix, self._norm(f"{prefix}.input_layernorm", hidden))
-            normed = self._norm(f"{prefix}.post_attention_layernorm", hidden)
-            gate = torch.nn.functional.silu(self._linear(f"{prefix}.mlp.gate_proj", normed))
-            up = self._linear(f"{prefix}.mlp.up_proj", normed)
-            hidden = hidden + self._linear(f"{prefix}.mlp.down_proj", gate * up)
-        return self._norm("model.norm", hidden[-1]) @ self.weights["lm_head.weight"].T
-
-    def _linear(self, name: str, values: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.linear(
-            values, self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias")
-        )
-
-    def _norm(self, name: str, values: torch.Tensor) -> torch.Tensor:
-        mean_square = values.pow(2).mean(-1, keepdim=True)
-        return (
-            values * torch.rsqrt(mean_square + self.config["rms_norm_eps"]) * self.weights[f"{name}.weight"]
-        )
-
-    def _attention(self, prefix: str, hidden: torch.Tensor) -> torch.Tensor:
-        heads, length = self.config["num_attention_heads"], hidden.shape[0]
-        query, key, value = (
-            self._linear(f"{prefix}.self_attn.{part}_proj", hidden).view(length, -1, self._head_size())
-            for part in "qkv"
-        )
-        positions = torch.arange(length, dtype=torch.float32)
-        bias = torch.full((length, length), -math.inf).triu(1)
-        if self.alibi:
-            bias = bias + _alibi_slopes(heads)[:, None, None] * positions
-        else:
-            query, key = self._rotate(query, positions), self._rotate(key, positions)
-        if self.logn_length:
-            scale = torch.log(positions + 1) / math.log(self.logn_length)
-            query = query * scale.clamp(min=1.0)[:, None, None]
-        key, value = (part.repeat_interleave(heads // part.shape[1], 1) for part in (key, value))
-        scores = torch.einsum("qhd,khd->hqk", query, key) / math.sqrt(self._head_size()) + bias
-        mixed = torch.einsum("hqk,khd->qhd", scores.softmax(-1), value)
-        return self._linear(f"{prefix}.self_attn.o_proj", mixed.reshape(length, -1))
-
-    def _head_size(self) -> int:
-        size: int = self.config["hidden_size"] // self.config["num_attention_heads"]
-        return size
-
-    def _rotate(self, heads: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        size = self._head_size()
-        inverse = 1.0 / self.config["rope_theta"] ** (torch.arange(0, size, 2, dtype=torch.float32) / size)
-        angles = torch.outer(positions, inverse)[:, None, :].repeat(1, 1, 2)
-        first, second = heads.chunk(2, -1)
-        return heads * angles.cos() + torch.cat((-second, first), -1) * angles.sin()
-
-
-def _alibi_slopes(heads: int) -> torch.Tensor:
-    def geometric(count: int) -> list[float]:
-        start = 2.0 ** -(2.0 ** -(math.log2(count) - 3))
-        return [start ** (index + 1) for index in range(count)]
-
-    nearest = 2 ** math.floor(math.log2(heads))
-    return torch.tensor(geometric(nearest) + geometric(2 * nearest)[0::2][: heads - nearest])
-
-
 def check_reference() -> None:
     """`Reference` must agree with transformers where transformers has the model."""
     for name in ("llama", "qwen2"):
@@ -346,6 +167,13 @@ def check_reference() -> None:
         ours, theirs = Reference(config, weights), native_logits(dict(config), weights)
         for prompt in tiny.prompts(name):
             torch.testing.assert_close(ours(prompt), theirs(prompt), atol=1e-4, rtol=1e-4)
+
+
+def rotary_table(config: dict[str, Any]) -> dict[str, Any]:
+    """The config with the radians per position and the factor that transformers makes from it."""
+    sizes = {"hidden_size": config["head_dim"] * 8, "num_attention_heads": 8}
+    made = LlamaRotaryEmbedding(transformers.LlamaConfig(**sizes, **copy.deepcopy(config)))
+    return {**config, "frequencies": made.inv_freq.tolist(), "factor": made.attention_scaling}
 
 
 def demo_tokens(folder: Path) -> dict[str, Any]:

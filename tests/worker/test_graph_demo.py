@@ -13,13 +13,14 @@ from worker.openvino.graph import write_ir
 
 EXPECTED = json.loads((Path(__file__).parent / "data" / "expected_demo.json").read_text(encoding="utf-8"))
 NEW_TOKENS = 32
+CHUNK_TOKENS = 256
 
 
 def test_demo_model_generates_the_tokens_of_transformers(tmp_path: Path) -> None:
     write_checkpoint(demo_checkpoint(), tmp_path / "checkpoint", Layout(dtype="float16"))
     write_ir(tmp_path / "checkpoint", tmp_path / "ir")
     rows = EXPECTED.values()
-    outputs = generate(tmp_path / "ir", [row["ids"] for row in rows], NEW_TOKENS)
+    outputs = generate(tmp_path / "ir", [row["ids"] for row in rows], NEW_TOKENS, CHUNK_TOKENS)
     # The reference stops at its end token, this generation does not.
     made = [output[: len(row["tokens"])] for output, row in zip(outputs, rows, strict=True)]
     assert made == [row["tokens"] for row in rows]

@@ -77,11 +77,11 @@ class CheckpointWeights:
 
     def rows(self, layer: int, name: str) -> Weight:
         """A column-parallel tensor: the ranks hold consecutive rows (dimension 0)."""
-        return join(self._parts(layer, name), 0)
+        return self._fitting(layer, name, join(self._parts(layer, name), 0), -1)
 
     def columns(self, layer: int, name: str) -> Weight:
         """A row-parallel tensor: the ranks hold consecutive columns (the last dimension)."""
-        return join(self._parts(layer, name), -1)
+        return self._fitting(layer, name, join(self._parts(layer, name), -1), 0)
 
     def optional(self, layer: int, name: str) -> Weight | None:
         return self.whole(layer, name) if self.has(layer, name) else None
@@ -89,9 +89,9 @@ class CheckpointWeights:
     def optional_rows(self, layer: int, name: str) -> Weight | None:
         return self.rows(layer, name) if self.has(layer, name) else None
 
-    def row_blocks(self, layer: int, name: str, count: int, axis: int = 0) -> list[Weight]:
-        """A tensor whose `axis` is `count` equal blocks in every rank, e.g. the halves of a fused MLP."""
-        return _join_blocks(self._parts(layer, name), count, axis)
+    def row_blocks(self, layer: int, name: str, count: int) -> list[Weight]:
+        """A tensor whose rows are `count` equal blocks in every rank, e.g. the halves of a fused MLP."""
+        return _join_blocks(self._parts(layer, name), count, 0)
 
     def qkv(self, layer: int, name: str) -> tuple[Weight, Weight, Weight]:
         """Split attention.qkv into query, key and value; repeated key and value heads count once."""
@@ -101,6 +101,8 @@ class CheckpointWeights:
         repeats = max(1, tp // spec.kv_heads)
         kv_rows = max(1, spec.kv_heads // tp) * spec.head_size
         parts = self._parts(layer, name)
+        for part in parts:
+            self._expect(layer, name, part.shape[0] == query_rows + 2 * kv_rows, part)
         key_start, value_start = query_rows, query_rows + kv_rows
         query = join([part[:key_start] for part in parts], 0)
         distinct = parts[::repeats]
@@ -114,6 +116,8 @@ class CheckpointWeights:
         `axis` holds `blocks` equal blocks in every rank; each comes back joined.
         """
         parts = self._parts(layer, name)
+        for part in parts:
+            self._expect(layer, name, len(part.shape) == 3, part)
         expert_tp = self._spec.ranks.expert_tp
         ep = len(parts) // expert_tp
         # Ranks of one tensor-parallel group vary ep fastest.
@@ -136,6 +140,20 @@ class CheckpointWeights:
         if self._spec.tied_embeddings or "lm_head.weight" not in files[0]:
             return None
         return join([_read(file, "lm_head.weight") for file in files], 0)[: self._spec.vocab_size]
+
+    def _fitting(self, layer: int, name: str, weight: Weight, hidden_axis: int) -> Weight:
+        is_bias = len(weight.shape) == 1
+        self._expect(layer, name, is_bias or weight.shape[hidden_axis] == self._spec.hidden_size, weight)
+        return weight
+
+    def _expect(self, layer: int, name: str, fits: bool, weight: Weight) -> None:
+        if not fits:
+            files, full_name = self._locate(layer, name)
+            raise CheckpointError(
+                f"{files[0].path} does not belong to its config.json.",
+                why=f"{full_name} has the shape {list(weight.shape)}, which is not what config.json asks for.",
+                hint="Make the checkpoint again with `ew convert-trt --force`.",
+            )
 
     def _locate(self, layer: int, name: str) -> tuple[list[TensorFile], str]:
         stage, local = self._places[layer]
