@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -36,6 +37,7 @@ import uvloop
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from benchmarks.proxy_client import Run, Target, load
+from proxy.keys import KeyStore
 
 ROOT = Path(__file__).resolve().parent.parent
 PATHS = {"direct": "/v2/models/m-tensorrt_llm/generate_stream", "litellm": "/v1/chat/completions"}
@@ -45,7 +47,7 @@ TOKENS_OF = {
     "ew": re.compile(rb'"text":"([^"]+)"'),
     "litellm": re.compile(rb'"content":"(a+)"'),
 }
-START_SECONDS = 120.0
+START_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -98,10 +100,7 @@ class Server:
 def main() -> None:
     options = parse_options()
     uvloop.install()
-    rows: list[Row] = []
-    for scenario in scenarios(options):
-        rows += run_scenario(scenario, options)
-        print_rows(rows[-len(targets(options)) :])
+    rows = run(list(scenarios(options)), options)
     document = {"machine": machine(), "workers": options.workers, "rows": [asdict(row) for row in rows]}
     if options.json:
         options.json.write_text(json.dumps(document, indent=2) + "\n")
@@ -125,7 +124,7 @@ def parse_options() -> argparse.Namespace:
 def scenarios(options: argparse.Namespace) -> Iterator[Scenario]:
     yield Scenario("ttft", 1, 200, 1, 0.0)
     for streams in options.streams:
-        yield Scenario("paced", streams, streams, options.tokens, 1 / options.rate)
+        yield Scenario("paced", streams, 2 * streams, options.tokens, 1 / options.rate)
     yield Scenario("unpaced", 1, 20, 500, 0.0)
     yield Scenario("unpaced", 64, 128, 200, 0.0)
 
@@ -134,36 +133,48 @@ def targets(options: argparse.Namespace) -> list[str]:
     return ["direct", "ew", *(name for name in ("nginx", "litellm") if getattr(options, name))]
 
 
-def run_scenario(scenario: Scenario, options: argparse.Namespace) -> list[Row]:
+def run(plan: list[Scenario], options: argparse.Namespace) -> list[Row]:
+    """All servers are started once; the source is told the pace of each scenario."""
+    rows: list[Row] = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ew-bench-")))
-        shape = (scenario.requests, scenario.tokens)
+        shape = (max(one.requests for one in plan), max(one.tokens for one in plan))
         times = np.memmap(folder / "times", dtype=np.float64, mode="w+", shape=shape)
-        source = stack.enter_context(start_source(folder, scenario))
+        source = stack.enter_context(start_source(folder, shape))
         servers = {"direct": source}
         for name in targets(options)[1:]:
             servers[name] = stack.enter_context(START[name](folder, source.target.port, options))
-        warm_up(servers)
-        return measure(scenario, servers, times, options.rounds)
+        for scenario in plan:
+            set_pace(source.target.port, scenario.pace)
+            warm_up(servers)
+            rows += measure(scenario, servers, times, options.rounds)
+            print_rows(rows[-len(servers) :])
+    return rows
+
+
+def set_pace(port: int, seconds: float) -> None:
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/pace", json.dumps(seconds).encode())
+    urllib.request.urlopen(request).close()
 
 
 def warm_up(servers: dict[str, Server]) -> None:
     for server in servers.values():
-        asyncio.run(load(server.target, 1, 1, 1, 30))
+        asyncio.run(load(server.target, 1, 1, 1, 30, 0))
 
 
 def measure(scenario: Scenario, servers: dict[str, Server], times: Any, rounds: int) -> list[Row]:
-    limit = 60 + 3 * scenario.tokens * scenario.pace
+    ramp = scenario.tokens * scenario.pace
+    limit = 60 + 4 * ramp
     seen: dict[str, list[tuple[Run, Any, float, int]]] = {name: [] for name in servers}
     for _ in range(rounds):
         for name, server in servers.items():
             times[:] = np.nan
             cpu, rss = server.cpu_seconds(), server.rss()
-            run = asyncio.run(
-                load(server.target, scenario.streams, scenario.requests, scenario.tokens, limit)
-            )
+            work = load(server.target, scenario.streams, scenario.requests, scenario.tokens, limit, ramp)
+            run = asyncio.run(work)
             growth = max(0, server.rss() - rss)
-            seen[name].append((run, np.array(times), server.cpu_seconds() - cpu, growth))
+            sent = np.array(times[: scenario.requests, : scenario.tokens])
+            seen[name].append((run, sent, server.cpu_seconds() - cpu, growth))
     base = seen["direct"]
     return [row(scenario, name, runs, base) for name, runs in seen.items()]
 
@@ -202,10 +213,10 @@ def _added(values: Any, base: Any, percentile: float) -> float:
 
 
 @contextmanager
-def start_source(folder: Path, scenario: Scenario) -> Iterator[Server]:
+def start_source(folder: Path, shape: tuple[int, int]) -> Iterator[Server]:
     port = free_port()
-    command = [sys.executable, "-m", "benchmarks.proxy_source", f"--port={port}", f"--pace={scenario.pace}"]
-    command += [f"--times={folder / 'times'}", "--shape", str(scenario.requests), str(scenario.tokens)]
+    command = [sys.executable, "-m", "benchmarks.proxy_source", f"--port={port}"]
+    command += [f"--times={folder / 'times'}", "--shape", *map(str, shape)]
     target = Target("direct", port, PATHS["direct"], TOKENS_OF["direct"])
     with started(command, port) as process:
         yield Server(target, process)
@@ -216,7 +227,9 @@ def start_ew(folder: Path, source: int, options: argparse.Namespace) -> Iterator
     port = free_port()
     command = [sys.executable, "-m", "proxy", f"--config={write_package(folder)}", f"--port={port}"]
     command += [f"--triton=http://127.0.0.1:{source}", f"--workers={options.workers}", "--max-queue=5000"]
-    target = Target("ew", port, "/api/v1/inference/stream", TOKENS_OF["ew"])
+    key = KeyStore(folder / "keys.json").add("bench")
+    command.append(f"--keys={folder / 'keys.json'}")
+    target = Target("ew", port, "/api/v1/inference/stream", TOKENS_OF["ew"], key)
     with started(command, port) as process:
         yield Server(target, process)
 
@@ -237,7 +250,7 @@ def start_litellm(folder: Path, source: int, options: argparse.Namespace) -> Ite
     command = [options.litellm, "--config", str(folder / "litellm.yaml"), "--port", str(port)]
     command += ["--host", "127.0.0.1", "--num_workers", str(options.workers)]
     with started(command, port) as process:
-        yield Server(Target("litellm", port, PATHS["litellm"], TOKENS_OF["litellm"]), process)
+        yield Server(Target("litellm", port, PATHS["litellm"], TOKENS_OF["litellm"], LITELLM_KEY), process)
 
 
 START = {"ew": start_ew, "nginx": start_nginx, "litellm": start_litellm}
@@ -251,17 +264,19 @@ http {{ access_log off; client_body_temp_path {folder}/body; proxy_temp_path {fo
     location / {{ proxy_pass http://source; proxy_http_version 1.1; proxy_set_header Connection "";
                  proxy_buffering off; }} }} }}
 """
+LITELLM_KEY = "sk-" + "0123456789abcdef" * 2  # it does not start without one
 LITELLM = """model_list:
   - model_name: m
     litellm_params: {{model: openai/m, api_base: "http://127.0.0.1:{source}/v1", api_key: none}}
 litellm_settings: {{telemetry: false}}
-"""
+general_settings: {{master_key: %s}}
+""".replace("%s", LITELLM_KEY)
 
 
 @contextmanager
 def started(command: list[str], port: int) -> Iterator[subprocess.Popen[bytes]]:
     """Run a server until it answers on its port; its children end with it."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

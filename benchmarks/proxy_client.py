@@ -1,4 +1,4 @@
-"""The load of the proxy benchmark: raw sockets, one write a request, one regular expression a packet."""
+"""The load of the proxy benchmark: raw sockets, one write a request, one parser, one regular expression."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from functools import partial
 from time import perf_counter
 from typing import Any
 
+import httptools
 import numpy as np
 
 
@@ -22,10 +23,13 @@ class Target:
     port: int
     path: str
     token: re.Pattern[bytes]
+    key: str = ""
 
     def request(self, row: int, tokens: int) -> bytes:
         body = json.dumps(self._body(row, tokens)).encode()
         head = f"POST {self.path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        if self.key:
+            head += f"Authorization: Bearer {self.key}\r\n"
         return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
     def _body(self, row: int, tokens: int) -> dict[str, Any]:
@@ -64,6 +68,7 @@ class Stream(asyncio.Protocol):
         self._rest = b""
         self._count = 0
         self._row = -1
+        self._now = 0.0
         self.failed = 0
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -72,19 +77,21 @@ class Stream(asyncio.Protocol):
         self._next()
 
     def data_received(self, data: bytes) -> None:
-        now = perf_counter()
-        data = self._rest + data
+        self._now = perf_counter()
+        self._parser.feed_data(data)
+
+    def on_body(self, body: bytes) -> None:
+        data = self._rest + body
         end = 0
         for match in self._target.token.finditer(data):
             end = match.end()
             tokens = len(match[1]) if match.re.groups else 1
-            self._arrived[self._row, self._count : self._count + tokens] = now
+            self._arrived[self._row, self._count : self._count + tokens] = self._now
             self._count += tokens
         self._rest = data[end:]
-        if self._rest.endswith(b"0\r\n\r\n"):
-            self._next()
-        elif len(self._rest) > 65536:
-            self._rest = self._rest[-8192:]
+
+    def on_message_complete(self) -> None:
+        self._next()
 
     def connection_lost(self, error: Exception | None) -> None:
         if not self.done.done():
@@ -93,6 +100,7 @@ class Stream(asyncio.Protocol):
 
     def _next(self) -> None:
         self._rest, self._count = b"", 0
+        self._parser = httptools.HttpResponseParser(self)
         if not self._rows:
             if not self.done.done():
                 self.done.set_result(None)
@@ -109,13 +117,19 @@ async def _connect(
     return await loop.create_connection(protocol, "127.0.0.1", port)
 
 
-async def load(target: Target, streams: int, requests: int, tokens: int, limit: float) -> Run:
-    """`streams` connections that make `requests` requests in all, each of `tokens` tokens."""
+async def load(target: Target, streams: int, requests: int, tokens: int, limit: float, ramp: float) -> Run:
+    """`streams` connections that make `requests` requests in all, each of `tokens` tokens.
+
+    The connections begin one after another over `ramp` seconds, as users do.
+    """
     loop = asyncio.get_running_loop()
     began, arrived = np.full(requests, np.nan), np.full((requests, tokens), np.nan)
     rows = [list(range(first, requests, streams)) for first in range(streams)]
     start = perf_counter()
-    made = [await _connect(loop, partial(Stream, target, own, began, arrived), target.port) for own in rows]
+    made = []
+    for index, own in enumerate(rows):
+        await asyncio.sleep(max(0.0, start + ramp * index / streams - perf_counter()))
+        made.append(await _connect(loop, partial(Stream, target, own, began, arrived), target.port))
     protocols = [protocol for _, protocol in made]
     await asyncio.wait([protocol.done for protocol in protocols], timeout=limit)
     seconds = perf_counter() - start

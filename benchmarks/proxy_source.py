@@ -25,6 +25,7 @@ HEAD = (
 LAST_CHUNK = b"0\r\n\r\n"
 LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 INDEX = [{"name": "m-tensorrt_llm", "version": "1", "state": "READY"}]
+MODEL_CONFIG = {"model_transaction_policy": {"decoupled": True}}
 
 
 def chunk(data: bytes) -> bytes:
@@ -32,11 +33,12 @@ def chunk(data: bytes) -> bytes:
 
 
 class Source(asyncio.Protocol):
-    """One connection; `pace` is in seconds, 0 writes everything at once."""
+    """One connection. POST /pace sets the seconds between tokens of all later answers; 0 is all at once."""
 
-    def __init__(self, times: Any, pace: float, streams: set[Source]) -> None:
+    pace = 0.0
+
+    def __init__(self, times: Any, streams: set[Source]) -> None:
         self._times = times
-        self._pace = pace
         self._streams = streams
         self._buffer = b""
         self._event = b""
@@ -71,7 +73,10 @@ class Source(asyncio.Protocol):
             request = json.loads(body)
             self._begin(request["seed"], request["max_tokens"], _openai_event(), _openai_end())
         else:
-            document = json.dumps(INDEX if path.endswith("/index") else {}).encode()
+            if path == "/pace":
+                Source.pace = json.loads(body)
+            answer = INDEX if path.endswith("/index") else MODEL_CONFIG
+            document = json.dumps(answer).encode()
             self._transport.write(
                 b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(document), document)
             )
@@ -80,7 +85,7 @@ class Source(asyncio.Protocol):
         self._row, self._count, self._sent = row, count, 0
         self._event, self._end = chunk(event), end + LAST_CHUNK
         self._transport.write(HEAD)
-        if self._pace:
+        if Source.pace:
             self._next = perf_counter()
             self._streams.add(self)
             self.tick(self._next)
@@ -94,7 +99,7 @@ class Source(asyncio.Protocol):
             return
         self._times[self._row, self._sent] = perf_counter()
         self._sent += 1
-        self._next += self._pace
+        self._next += Source.pace
         last = self._sent == self._count
         self._transport.write(self._event + self._end if last else self._event)
         if last:
@@ -132,11 +137,11 @@ def _openai_chunk(delta: dict[str, str], finish: str | None) -> bytes:
     return b"data: " + json.dumps(document, separators=(",", ":")).encode() + b"\n\n"
 
 
-async def serve(port: int, pace: float, times: Path, shape: tuple[int, int]) -> None:
+async def serve(port: int, times: Path, shape: tuple[int, int]) -> None:
     loop = asyncio.get_running_loop()
     shared = np.memmap(times, dtype=np.float64, mode="r+", shape=shape)
     streams: set[Source] = set()
-    await loop.create_server(lambda: Source(shared, pace, streams), "127.0.0.1", port, backlog=4096)
+    await loop.create_server(lambda: Source(shared, streams), "127.0.0.1", port, backlog=4096)
     while True:
         await asyncio.sleep(TICK_SECONDS)
         now = perf_counter()
@@ -147,11 +152,10 @@ async def serve(port: int, pace: float, times: Path, shape: tuple[int, int]) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--pace", type=float, default=0.0, help="seconds between tokens")
     parser.add_argument("--times", type=Path, required=True)
     parser.add_argument("--shape", type=int, nargs=2, required=True)
     options = parser.parse_args()
-    uvloop.run(serve(options.port, options.pace, options.times, tuple(options.shape)))
+    uvloop.run(serve(options.port, options.times, tuple(options.shape)))
 
 
 if __name__ == "__main__":

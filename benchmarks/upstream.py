@@ -20,7 +20,7 @@ import numpy as np
 import orjson
 import uvloop
 
-from benchmarks.proxy import Scenario, start_source
+from benchmarks.proxy import set_pace, start_source
 from proxy.upstream import Pool
 
 PATH = "/v2/models/m-tensorrt_llm/generate_stream"
@@ -79,13 +79,13 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=50.0)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    scenario = Scenario("paced", options.streams, options.streams, options.tokens, 1 / options.rate)
     cpu: dict[str, float] = dict.fromkeys(READERS, 0.0)
     seen: dict[str, int] = dict.fromkeys(READERS, 0)
     with tempfile.TemporaryDirectory() as name:
-        shape = (scenario.requests, scenario.tokens)
+        shape = (options.streams, options.tokens)
         np.memmap(Path(name) / "times", dtype=np.float64, mode="w+", shape=shape)
-        with start_source(Path(name), scenario) as source:
+        with start_source(Path(name), shape) as source:
+            set_pace(source.target.port, 1 / options.rate)
             for _ in range(options.rounds):
                 for reader, read in READERS.items():
                     began = time.process_time()

@@ -7,7 +7,6 @@ import logging
 import os
 import re
 import signal
-import uuid
 from time import perf_counter
 from typing import Any
 
@@ -200,7 +199,7 @@ def _route_error(scope: Scope, error: HTTPException) -> EwError:
 
 def _request_id(scope: Scope) -> str:
     given = header(scope, b"x-request-id")
-    return given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    return given if REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
 
 
 def _bearer(authorization: str) -> str:

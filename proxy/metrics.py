@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from functools import cache
+from time import perf_counter
 
 from prometheus_client import (
     REGISTRY,
@@ -13,6 +15,8 @@ from prometheus_client import (
     generate_latest,
     multiprocess,
 )
+
+from proxy.generation import Generation
 
 TTFT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 ITL_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -29,6 +33,40 @@ TTFT = Histogram("ew_ttft_seconds", "Arrival to first token", ["model"], buckets
 ITL = Histogram("ew_itl_seconds", "Between two answers of the engine", ["model"], buckets=ITL_BUCKETS)
 TOTAL = Histogram("ew_generation_seconds", "Arrival to end", ["model"], buckets=TOTAL_BUCKETS)
 ADDED = Histogram("ew_added_seconds", "Time that the proxy adds to a generation", ["model"])
+
+
+class ModelMetrics:
+    """The metrics of one model, looked up once."""
+
+    def __init__(self, model_id: str) -> None:
+        self._model_id = model_id
+        self.active = ACTIVE.labels(model_id)
+        self._prompt_tokens = PROMPT_TOKENS.labels(model_id)
+        self._completion_tokens = COMPLETION_TOKENS.labels(model_id)
+        self._ttft = TTFT.labels(model_id)
+        self._itl = ITL.labels(model_id)
+        self._total = TOTAL.labels(model_id)
+        self._added = ADDED.labels(model_id)
+
+    def observe(self, generation: Generation) -> None:
+        """Count a generation that has ended."""
+        timings = generation.timings
+        FINISHED.labels(self._model_id, generation.finish_reason).inc()
+        self._prompt_tokens.inc(len(generation.request.prompt_ids))
+        self._completion_tokens.inc(generation.completion_tokens)
+        self._total.observe(perf_counter() - timings.arrived)
+        self._added.observe(timings.added)
+        if timings.first:
+            self._ttft.observe(timings.first - timings.arrived)
+        for interval in timings.intervals:
+            self._itl.observe(interval)
+        if generation.cause is not None:
+            CANCELLATIONS.labels(self._model_id, generation.cause).inc()
+
+
+@cache
+def of_model(model_id: str) -> ModelMetrics:
+    return ModelMetrics(model_id)
 
 
 def render() -> bytes:

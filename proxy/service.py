@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
+import os
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 from common.config import load_config
@@ -104,7 +103,7 @@ class Service:
                 yield generation
             finally:
                 self.active.discard(generation)
-                _observe(generation)
+                metrics.of_model(request.model.model_id).observe(generation)
                 context.facts.update(_facts(generation))
 
     @contextmanager
@@ -113,7 +112,7 @@ class Service:
         self._check_limits(model_id, key, context.key)
         self._per_model[model_id] += 1
         self._per_key[key] += 1
-        gauge = metrics.ACTIVE.labels(model_id)
+        gauge = metrics.of_model(model_id).active
         gauge.inc()
         try:
             yield
@@ -146,7 +145,7 @@ class Service:
 
 
 def new_engine_id() -> str:
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()
 
 
 def _facts(generation: Generation) -> dict[str, Any]:
@@ -158,19 +157,3 @@ def _facts(generation: Generation) -> dict[str, Any]:
         "completionTokens": generation.completion_tokens,
         "proxyMs": round(generation.timings.added * 1000, 3),
     }
-
-
-def _observe(generation: Generation) -> None:
-    model_id, timings = generation.request.model.model_id, generation.timings
-    metrics.FINISHED.labels(model_id, generation.finish_reason).inc()
-    metrics.PROMPT_TOKENS.labels(model_id).inc(len(generation.request.prompt_ids))
-    metrics.COMPLETION_TOKENS.labels(model_id).inc(generation.completion_tokens)
-    metrics.TOTAL.labels(model_id).observe(perf_counter() - timings.arrived)
-    metrics.ADDED.labels(model_id).observe(timings.added)
-    if timings.first:
-        metrics.TTFT.labels(model_id).observe(timings.first - timings.arrived)
-    itl = metrics.ITL.labels(model_id)
-    for interval in timings.intervals:
-        itl.observe(interval)
-    if generation.cause is not None:
-        metrics.CANCELLATIONS.labels(model_id, generation.cause).inc()
