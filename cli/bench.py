@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 from cli.output import emit, json_option, report_errors, say
-from common.errors import UsageError
-from runtime import client, loadplot, loadtest
+from common.errors import EnvironmentProblem, UsageError
+from runtime import aiperf, client, loadplot, loadtest
 from runtime.loadtest import Level, LoadRequest
 
 COLUMNS = (
@@ -52,6 +52,13 @@ COLUMNS = (
 @click.option(
     "--plot", type=click.Path(path_type=Path, dir_okay=False), help="Also draw a PNG (needs matplotlib)."
 )
+@click.option(
+    "--tool",
+    type=click.Choice(["auto", "aiperf", "own"]),
+    default="auto",
+    show_default=True,
+    help="What measures; auto is aiperf where it is installed.",
+)
 @click.option("--url", help="Another service than the one that runs here.")
 @click.option("--key-file", type=click.Path(path_type=Path), help="File with the API key  [or EW_API_KEY]")
 @json_option
@@ -59,6 +66,7 @@ COLUMNS = (
 def command(
     concurrency: str,
     plot: Path | None,
+    tool: str,
     url: str | None,
     key_file: Path | None,
     as_json: bool,
@@ -78,13 +86,34 @@ def command(
     endpoint = client.find_endpoint(url, key_file)
     options["model"] = client.choose_model(endpoint, options["model"])
     request = LoadRequest(concurrency=parse_levels(concurrency), **options)
-    levels = loadtest.run(endpoint, request, lambda text: say(text, as_json=True))
-    document = {"url": endpoint.url, **vars(request), "levels": [level.as_dict() for level in levels]}
+    measure = aiperf.run if uses_aiperf(tool) else loadtest.run
+    levels = measure(endpoint, request, lambda text: say(text, as_json=True))
+    used = "aiperf" if measure is aiperf.run else "own"
+    document = {
+        "url": endpoint.url,
+        "tool": used,
+        **vars(request),
+        "levels": [level.as_dict() for level in levels],
+    }
     emit(document, as_json=as_json, text=table(levels))
     if plot:
         title = f"{request.model}: {request.input_len} tokens in, {request.output_len} out"
         say(f"Wrote {loadplot.draw(levels, title, plot)}", as_json=as_json)
     sys.exit(1 if any(level.failed for level in levels) else 0)
+
+
+def uses_aiperf(tool: str) -> bool:
+    """
+    Raises:
+        EnvironmentProblem: it was asked for and is not installed.
+    """
+    if tool == "aiperf" and aiperf.find() is None:
+        raise EnvironmentProblem(
+            "aiperf is not on the path.",
+            hint="Install it in an environment of its own (pipx install aiperf), or use --tool own.",
+            code="aiperf_missing",
+        )
+    return tool != "own" and aiperf.find() is not None
 
 
 def parse_levels(text: str) -> tuple[int, ...]:
