@@ -45,6 +45,9 @@ class ModelConfig(StrictModel):
     kv_cache_tokens: int | None = Field(
         None, ge=64, description="cpu engine: tokens that fit the KV cache; from memory when not set."
     )
+    idle_unload_seconds: float | None = Field(
+        None, gt=0, description="Unload the model after so long without a request; the next one loads it."
+    )
     triton: TritonSettings = Field(
         default_factory=lambda: TritonSettings.model_validate({}),
         description="Settings of the rendered Triton models.",

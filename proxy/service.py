@@ -18,6 +18,7 @@ from proxy.generation import Generation, GenerationRequest
 from proxy.http import Overloaded, TooManyRequests
 from proxy.keys import ApiKey, KeyStore
 from proxy.limits import RateLimiter
+from proxy.loading import OnDemand
 from proxy.models import Registry
 from proxy.router import Router
 from proxy.settings import Settings
@@ -45,6 +46,9 @@ class Service:
         self.router = Router(settings.triton)
         self.keys = KeyStore(Path(settings.keys)) if settings.keys else None
         self.rates = RateLimiter()
+        shared = os.environ.get("PROMETHEUS_MULTIPROC_DIR")  # set when there are several workers
+        models = {model_id: model.config for model_id, model in self.registry.models.items()}
+        self.on_demand = OnDemand(self.router, models, Path(shared) if shared else None)
         self.draining = False
         self.active: set[Generation] = set()
         self._per_model: Counter[str] = Counter()
@@ -53,7 +57,9 @@ class Service:
 
     async def start(self) -> None:
         await self.router.refresh()
-        self._tasks.append(asyncio.get_running_loop().create_task(self.router.refresh_forever()))
+        loop = asyncio.get_running_loop()
+        self._tasks.append(loop.create_task(self.router.refresh_forever()))
+        self._tasks.append(loop.create_task(self.on_demand.unload_idle(self._per_model.__getitem__)))
 
     async def stop(self) -> None:
         self.cancel_all()
@@ -77,8 +83,15 @@ class Service:
         return {model_id: self.router.state(model_id) for model_id in self.registry.models}
 
     def is_ready(self) -> bool:
-        """Every model that is meant to run is ready, at least one is, and the proxy is not draining."""
-        wanted = [state for state in self.ready().values() if state != "UNLOADED"]
+        """Every model that is meant to run is ready, at least one is, and the proxy is not draining.
+
+        A model that is loaded on demand is ready while it is unloaded.
+        """
+        states = [
+            "READY" if state == "UNLOADED" and self.on_demand.covers(model_id) else state
+            for model_id, state in self.ready().items()
+        ]
+        wanted = [state for state in states if state != "UNLOADED"]
         return not self.draining and bool(wanted) and all(state == "READY" for state in wanted)
 
     def timeout(self, asked_ms: int | None) -> float:
@@ -94,6 +107,7 @@ class Service:
             ServiceError: no server has the model.
         """
         with self._admitted(request.model.model_id, context):
+            await self.on_demand.use(request.model.model_id)
             client = self.router.client_for(request.model.model_id)
             if not await self.router.streams(client, request.model.model_id):
                 request = replace(request, streaming=False)
