@@ -16,8 +16,9 @@ from typing import Any, cast
 
 from common.errors import EnvironmentProblem, EwError
 from worker import protocol
+from worker.lifeline import end_with_bridge, end_with_server
 from worker.protocol import Failure
-from worker.serving import Adapter, Connection, Inbox, Server, end_with_bridge
+from worker.serving import Adapter, Connection, Inbox, Server
 
 LOG = logging.getLogger("worker")
 ADAPTERS = {"cpu": "worker.openvino.adapter", "cuda-vllm": "worker.vllm.adapter"}
@@ -33,6 +34,7 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection, inbox = Connection(socket.socket(fileno=options.fd)), Inbox()
     end_with_bridge(connection, inbox)
+    end_with_server()
     adapter = _load(connection, options.engine, options.package, json.loads(options.options))
     if adapter is None:
         return 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import threading
 import time
@@ -246,19 +245,3 @@ class Server:
             tokens_per_second=tokens_per_second,
             step_age_s=round(self._clock.age_s, 1),
         )
-
-
-def end_with_bridge(connection: Connection, inbox: Inbox) -> threading.Thread:
-    """Receive in the background from now on; the process ends at once when the bridge goes away.
-
-    An engine holds nothing that must be saved, and a step or a load may take long: so no waiting for it.
-    """
-
-    def receive() -> None:
-        connection.receive_forever(inbox.put)
-        LOG.info("The bridge has gone; ending.")
-        os._exit(0)
-
-    thread = threading.Thread(target=receive, name="receive", daemon=True)
-    thread.start()
-    return thread

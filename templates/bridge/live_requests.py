@@ -93,7 +93,12 @@ class LiveRequest:
             sequence.log_probs = array("f")
 
     def _send(self, response: Any, *, final: bool) -> None:
-        self._sender.send(response, flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0)
+        try:
+            self._sender.send(response, flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0)
+        except pb.TritonModelException as error:
+            # Triton takes no more for this request; the others go on.
+            self._open = 0
+            pb.Logger.log_warn(f"Triton did not take a response: {error}")
 
     def _outputs(self, sequence: Sequence) -> Iterator[Any]:
         request, prompt = self.request, sequence.prompt

@@ -25,6 +25,7 @@ from triton_errors import cancelled, triton_error
 from worker_process import Supervisor, WorkerError
 
 CANCEL_POLL_S = 0.025
+PARENT_POLL_S = 0.5
 # One question to Triton takes about 0.1 ms, so that this many a second take 4 % of a core.
 CANCEL_CHECKS_PER_POLL = 10
 TRUE_WORDS = ("True", "true", "TRUE", "1")
@@ -111,6 +112,7 @@ class Bridge:
         self._supervisor = Supervisor(settings, self, pb.Logger.log_warn)
         self._supervisor.start()
         self._cancel_thread.start()
+        threading.Thread(target=self._end_with_triton, args=(os.getppid(),), daemon=True).start()
 
     def close(self) -> None:
         self._closing.set()
@@ -194,13 +196,16 @@ class Bridge:
             except WorkerError:
                 break  # A worker that is away runs nothing.
 
+    def _end_with_triton(self, triton: int) -> None:
+        """A killed Triton leaves its Python processes behind. (The worker looks after a stuck one.)"""
+        while not self._closing.wait(PARENT_POLL_S):
+            if os.getppid() != triton:
+                os._exit(1)
+
     def _watch_cancels(self) -> None:
         """Ask Triton in turn which clients have gone; never so often that asking costs much."""
-        position, triton = 0, os.getppid()
+        position = 0
         while not self._closing.wait(CANCEL_POLL_S):
-            if os.getppid() != triton:
-                # A killed Triton leaves its Python processes behind; the worker ends with this one.
-                os._exit(1)
             requests = self._registry.requests()
             for offset in range(min(len(requests), CANCEL_CHECKS_PER_POLL)):
                 live = requests[(position + offset) % len(requests)]

@@ -203,22 +203,28 @@ class Supervisor:
 
     def _receive_until_lost(self) -> None:
         process = self._current
+        if process is None:
+            return
         self._problem = ""
-        while process is not None:
-            frames = process.receive()
-            if frames is None:
-                break
-            if frames:
-                self._last_sign_of_life = time.monotonic()
-                self._listener.on_frames(frames)
-            elif time.monotonic() - self._last_sign_of_life > self._settings.stall_timeout_s:
-                self._problem = f"The engine worker hung: silent for {self._settings.stall_timeout_s:g} s."
-                process.kill()
+        try:
+            while (frames := process.receive()) is not None:
+                self._hear(process, frames)
+        except protocol.ProtocolError as error:
+            self._problem = f"The engine worker sent what the bridge cannot read: {error}"
+            process.kill()
         self._current = None
-        if process is not None and not self._closing.is_set():
+        if not self._closing.is_set():
             self._problem = self._problem or process.describe_end()
             self._log(self._problem)
             process.stop()
+
+    def _hear(self, process: WorkerProcess, frames: list[tuple[FrameType, bytes]]) -> None:
+        if frames:
+            self._last_sign_of_life = time.monotonic()
+            self._listener.on_frames(frames)
+        elif time.monotonic() - self._last_sign_of_life > self._settings.stall_timeout_s:
+            self._problem = f"The engine worker hung: silent for {self._settings.stall_timeout_s:g} s."
+            process.kill()
 
     def _restart(self) -> None:
         pause = FIRST_BACKOFF_S

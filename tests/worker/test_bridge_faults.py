@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from tests.worker.triton import Refused, Triton, tokens_of, wait_until
+from worker.backend import SOURCE_ROOT
 
 pytestmark = pytest.mark.e2e
 LONG = 8000
@@ -72,6 +73,52 @@ def test_a_hanging_worker_is_replaced(triton: Triton, package: Path) -> None:
     wait_until(lambda: serves_again(triton, "hanging"), 30.0)
     assert is_gone(worker)
     triton.unload("hanging")
+
+
+FAKE_WORKER = """
+import importlib.util, socket, sys, time
+spec = importlib.util.spec_from_file_location("protocol", {protocol!r})
+protocol = sys.modules["protocol"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(protocol)
+end = socket.socket(fileno=int(sys.argv[2]))
+end.sendall(protocol.encode_ready(protocol.Ready("fake", 288, 4, 100, 100, 1000, 32)))
+end.recv(1)  # a request
+{then}
+time.sleep(60)
+"""
+
+
+def fake_worker(folder: Path, then: str) -> str:
+    """A root whose worker is ready, waits for a request and does `then`."""
+    (folder / "worker").mkdir()
+    (folder / "worker" / "__init__.py").touch()
+    text = FAKE_WORKER.format(protocol=str(SOURCE_ROOT / "worker" / "protocol.py"), then=then)
+    (folder / "worker" / "__main__.py").write_text(text)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("then", "words"),
+    [
+        ('end.sendall(b"Segmentation fault")', "sent what the bridge cannot read"),
+        (
+            "end.sendall(protocol.encode_stats(protocol.Stats(active=1, step_age_s=500.0)))",
+            "hung: one step took more than 500 s",
+        ),
+        ("sys.exit(3)", r"died \(exit status 3\)"),
+    ],
+)
+def test_a_worker_that_goes_wrong_is_ended_and_its_requests_told(
+    triton: Triton, package: Path, tmp_path: Path, then: str, words: str
+) -> None:
+    name = f"wrong-{tmp_path.name}"
+    triton.add_model(name, package, root=fake_worker(tmp_path, then))
+    triton.load(name)
+    [worker] = triton.workers(name)
+    with pytest.raises(Refused, match=words):
+        triton.generate(name)
+    wait_until(lambda: is_gone(worker), 10.0)
+    triton.unload(name)
 
 
 def test_an_engine_that_cannot_start_says_why_when_it_is_loaded(triton: Triton, package: Path) -> None:
