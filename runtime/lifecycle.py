@@ -75,6 +75,8 @@ def start(request: StartRequest, *, progress: Progress = lambda text: None) -> S
             launch_plan = plan_service(service, config, request.launch)
             if request.engine != "cpu":
                 progress(f"launcher: {launch_plan.launcher} ({launch_plan.reason})")
+            for warning in launch_plan.warnings:
+                progress(f"warning: {warning}")
             ensure_image(launch_plan, progress)
             service = service.with_changes(launcher=launch_plan.launcher, stop_command=launch_plan.stop)
             progress("rendering the model repository")

@@ -49,8 +49,10 @@ def plan_launch(request: LaunchRequest, machine: Machine, *, dry_run: bool = Fal
             hint="Install Open MPI (apt install openmpi-bin libopenmpi-dev), or use --launcher docker.",
             code="mpirun_missing",
         )
-    warnings = (*problems, *gate.warnings(runtime, machine))
-    return replace(plan, reason=reason, warnings=warnings)
+    warnings = [*problems, *gate.warnings(runtime, machine)]
+    if launcher != "docker" and (small := gate.shm_warning(machine)):
+        warnings.append(small)
+    return replace(plan, reason=reason, warnings=tuple(warnings))
 
 
 def choose_launcher(

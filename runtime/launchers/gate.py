@@ -12,6 +12,8 @@ from runtime.launchers.machine import Machine
 from runtime.launchers.request import LaunchRequest, ServedModel
 from runtime.nvidia import Gpu
 
+SMALL_SHM = 256 * 2**20
+
 
 @dataclass(frozen=True)
 class Runtime:
@@ -42,6 +44,16 @@ def warnings(runtime: Runtime, machine: Machine) -> list[str]:
         f"{runtime.name} was released with driver {runtime.driver}; here is {machine.driver}. CUDA's minor "
         "version compatibility covers it, except for kernels compiled at run time (PTX)."
     ]
+
+
+def shm_warning(machine: Machine) -> str:
+    """Triton's Python models pass tensors through /dev/shm; a container's default is 64 MB."""
+    if machine.shm is None or machine.shm >= SMALL_SHM:
+        return ""
+    return (
+        f"/dev/shm has {machine.shm // 2**20} MiB; start this container with more (--shm-size=2g, or a "
+        "memory-backed volume there)."
+    )
 
 
 def _engine_problem(model: ServedModel, runtime: Runtime, gpus: list[Gpu]) -> str:

@@ -14,6 +14,7 @@ from runtime import nvidia
 from runtime.nvidia import Gpu
 
 TRITON_ROOT = Path("/opt/tritonserver")
+SHM = Path("/dev/shm")
 CPP_BACKEND = "libtriton_tensorrtllm.so"
 VERSION_PROBE = "import importlib.metadata as m, sys; print(m.version(sys.argv[1]))"
 
@@ -56,6 +57,7 @@ class Machine:
     gpus: tuple[Gpu, ...] = ()
     driver: str | None = None
     mpirun: Path | None = None
+    shm: int | None = None  # bytes of /dev/shm, where it was looked at
 
 
 def inspect(environment: Mapping[str, str] | None = None) -> Machine:
@@ -70,6 +72,7 @@ def inspect(environment: Mapping[str, str] | None = None) -> Machine:
         gpus=found.gpus,
         driver=found.driver,
         mpirun=Path(mpirun) if mpirun else None,
+        shm=shutil.disk_usage(SHM).total if SHM.is_dir() else None,
     )
 
 

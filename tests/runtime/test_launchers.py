@@ -225,6 +225,13 @@ def test_an_older_minor_driver_is_a_warning() -> None:
     assert "580.95.05" in plan.warnings[0]
 
 
+def test_a_small_shared_memory_is_a_warning_outside_of_docker(ngc: LocalServer) -> None:
+    inside = Machine(local=ngc, gpus=H100, driver="590.44.01", mpirun=Path("/usr/bin/mpirun"), shm=64 * 2**20)
+    assert "/dev/shm has 64 MiB" in plan_launch(ask(), inside).warnings[0]
+    assert plan_launch(ask(), replace(inside, shm=8 * GIB)).warnings == ()
+    assert plan_launch(ask(launcher="docker"), replace(WITH_DOCKER, shm=64 * 2**20)).warnings == ()
+
+
 def test_too_few_gpus_and_unknown_gpus_are_refused() -> None:
     with pytest.raises(ResourceError, match="need 4 GPUs; this machine shows 1 GPU"):
         plan_launch(ask(replace(QWEN, tp_size=4)), replace(WITH_DOCKER, gpus=H100[:1]))
