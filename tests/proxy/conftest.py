@@ -36,7 +36,7 @@ def make_stack(package: Path, tmp_path: Path) -> Callable[..., Any]:
     """`async with make_stack(drain=1) as stack`: settings as keywords."""
 
     def make(**options: Any) -> AbstractAsyncContextManager[Stack]:
-        return running_stack(package, tmp_path, options)
+        return running_stack(options.pop("package", package), tmp_path, options)
 
     return make
 
