@@ -15,6 +15,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "convert-trt": ("cli.convert_trt", "Hugging Face checkpoint -> TensorRT-LLM package."),
     "package": ("cli.package", "Show, list and verify packages."),
     "render": ("cli.render", "Write the Triton model repository."),
+    "lint": ("cli.lint", "Check a Triton model repository without starting it."),
     "start": ("cli.start", "Start tritonserver and the proxy."),
     "stop": ("cli.stop", "Drain and stop the service."),
     "restart": ("cli.restart", "Stop the service and start it again as it was."),

@@ -1,0 +1,57 @@
+"""`ew lint`: find what is wrong with a model repository."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from cli.output import emit, json_option, report_errors
+
+
+@click.command(name="lint")
+@click.argument("repository", type=click.Path(path_type=Path, file_okay=False), required=False)
+@click.option("--trtllm-version", metavar="VERSION", help="TensorRT-LLM of the container that will serve.")
+@click.option("--no-paths", is_flag=True, help="Do not look for tokenizers, engines and packages.")
+@click.option("--fix", "fix", is_flag=True, help="Repair what can be repaired safely.")
+@click.option("--strict", is_flag=True, help="Exit 1 on warnings too.")
+@click.option("--sarif", "as_sarif_log", is_flag=True, help="Print SARIF 2.1.0 for code-scanning tools.")
+@json_option
+@report_errors
+def command(
+    repository: Path | None,
+    trtllm_version: str | None,
+    no_paths: bool,
+    fix: bool,
+    strict: bool,
+    as_sarif_log: bool,
+    as_json: bool,
+) -> None:
+    """Check a Triton model repository, ew's or any other, without starting it.
+
+    Without REPOSITORY it checks model_repository/. Exit code 1 if there are errors. Each rule has a page in
+    docs/lint/.
+
+    \b
+    Examples:
+      ./ew lint
+      ./ew lint /srv/triton_model_repo --no-paths --trtllm-version 1.2.1
+    """
+    from builder.lint import Options, lint
+    from builder.lint.fix import apply_fixes
+    from builder.lint.report import as_document, as_sarif, as_text, has_errors
+    from common.paths import home
+    from common.version import VERSION
+
+    root = repository or home().repository
+    options = Options(check_paths=not no_paths, trtllm_version=trtllm_version)
+    findings = lint(root, options)
+    fixed = apply_fixes(root, findings) if fix else []
+    findings = lint(root, options) if fixed else findings
+    if as_sarif_log:
+        emit(as_sarif(findings, VERSION), as_json=True)
+    else:
+        repaired = "".join(f"fixed {done.file}: {done.message} [{done.rule.id}]\n" for done in fixed)
+        emit(as_document(root, findings, fixed), as_json=as_json, text=repaired + as_text(findings))
+    sys.exit(1 if has_errors(findings) or (strict and findings) else 0)
