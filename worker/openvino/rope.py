@@ -50,19 +50,24 @@ def rotate(heads: Node, nodes: RotaryNodes, rotary: Rotary, head_size: int) -> N
 
 
 def _turn(channels: Node | Output, nodes: RotaryNodes, rotary: Rotary) -> Node:
-    quarter_turned = _swap_pairs(channels, rotary.dim) if rotary.interleaved else _swap_halves(channels)
+    quarter_turned = (
+        _swap_pairs(channels, rotary.dim) if rotary.interleaved else _swap_halves(channels, rotary.dim)
+    )
     return ops.add(ops.multiply(channels, nodes.cos), ops.multiply(quarter_turned, nodes.sin))
 
 
-def _swap_halves(channels: Node | Output) -> Node:
-    first, second = ops.split(channels, _last_axis(), 2).outputs()
-    return ops.concat([ops.negative(second), first], -1)
+def _swap_halves(channels: Node | Output, dim: int) -> Node:
+    """In the form that OpenVINO fuses into one node: axis 3, two lengths, a product with -1."""
+    halves = ops.variadic_split(channels, ops.constant(np.int64(3)), integers(dim // 2, dim // 2))
+    first, second = halves.outputs()
+    return ops.concat([ops.multiply(second, floats(-1.0)), first], -1)
 
 
 def _swap_pairs(channels: Node | Output, dim: int) -> Node:
     pairs = ops.reshape(channels, integers(0, 0, 0, dim // 2, 2), True)
     first, second = ops.split(pairs, _last_axis(), 2).outputs()
-    return ops.reshape(ops.concat([ops.negative(second), first], -1), integers(0, 0, 0, dim), True)
+    turned = ops.concat([ops.multiply(second, floats(-1.0)), first], -1)
+    return ops.reshape(turned, integers(0, 0, 0, dim), True)
 
 
 def _last_axis() -> Node:
