@@ -17,6 +17,7 @@ from proxy.router import Router
 log = logging.getLogger("proxy.loading")
 
 CHECK_SECONDS = 1.0
+SETTLE_SECONDS = 0.1
 
 
 class LastUse:
@@ -70,8 +71,7 @@ class OnDemand:
         async with self._locks[model_id]:
             if self._router.state(model_id) == "READY":
                 return
-            await self._router.refresh()
-            if self._router.state(model_id) == "UNLOADED":
+            if await self._settled(model_id) == "UNLOADED":
                 log.info("loading %s, which a request asks for", model_id)
                 await self._router.set_loaded(model_id, True)
                 await self._router.refresh()
@@ -85,6 +85,14 @@ class OnDemand:
                     self._last_use.touch(model_id)
                 elif self._last_use.age(model_id) > limit:
                     await self._unload(model_id, running)
+
+    async def _settled(self, model_id: str) -> str:
+        """The model's state once it is neither loading nor unloading."""
+        await self._router.refresh()
+        while (state := self._router.state(model_id)) in ("LOADING", "UNLOADING"):
+            await asyncio.sleep(SETTLE_SECONDS)
+            await self._router.refresh()
+        return state
 
     async def _unload(self, model_id: str, running: Callable[[str], int]) -> None:
         async with self._locks[model_id]:

@@ -52,6 +52,19 @@ async def test_requests_that_come_together_load_once(make_stack: Callable[..., A
         assert stack.triton.controls == [("load", ENGINE)]
 
 
+async def test_a_request_waits_for_an_unload_to_end(make_stack: Callable[..., Any]) -> None:
+    async with make_stack(model={"idle_unload_seconds": 60}) as stack:
+        stack.script("hello")
+        stack.triton.models[ENGINE] = "UNLOADING"
+        await stack.service.router.refresh()
+        waiting = asyncio.ensure_future(stack.events())
+        await asyncio.sleep(0.2)
+        assert not waiting.done()
+        stack.triton.models[ENGINE] = ""
+        assert text_of(await waiting) == "hello"
+        assert stack.triton.controls == [("load", ENGINE)]
+
+
 async def test_without_the_setting_nothing_is_loaded(stack: Stack) -> None:
     stack.triton.models[ENGINE] = ""
     stack.script("x", status=503, error="unloaded")
