@@ -267,6 +267,9 @@ class ShardPlan:
 
 def cut(move: Move, begin: int, end: int) -> Iterator[Move]:
     """The part of a move whose source rows are in [begin, end)."""
+    if begin <= move.rows[0] and move.rows[1] <= end:
+        yield move
+        return
     first, last = max(move.rows[0], begin), min(move.rows[1], end)
     if first < last:
         row = move.nbytes // (move.rows[1] - move.rows[0])
