@@ -66,6 +66,12 @@ class Metrics:
             self._tokens.increment(stats.generated_tokens - self._counted)
         self._counted = stats.generated_tokens
 
+    def release(self) -> None:
+        """Give the metrics back while Triton can still take them: destroyed later, they crash the stub."""
+        self._gauges.clear()
+        self._families.clear()
+        self._tokens = self._restarts = None
+
     def worker_lost(self) -> None:
         self._restarts.increment(1)
         self.update(Stats())
