@@ -8,7 +8,7 @@ from pathlib import Path
 
 from builder.package import load_package
 from builder.repository_changes import Changes, diff, plan_changes
-from builder.repository_models import ModelFiles, model_files
+from builder.repository_models import Layout, ModelFiles, model_files
 from builder.repository_write import apply_changes, locked
 from common.config import DeployConfig
 from common.errors import ConfigError, UsageError
@@ -48,6 +48,7 @@ def render(
     force: bool = False,
     with_diff: bool = False,
     trtllm_version: str | None = None,
+    layout: Layout = "ew",
 ) -> RenderReport:
     """Bring a model repository in line with the configuration.
 
@@ -62,23 +63,31 @@ def render(
         force: overwrite and remove files that were edited by hand.
         with_diff: fill the report's `diff`.
         trtllm_version: TensorRT-LLM of the container that will serve engines; each package's when not given.
+        layout: `upstream` names the folders ensemble, preprocessing and so on, for clients that know those;
+            the repository then holds one model.
 
     Raises:
-        UsageError: `only` names a model that is not configured, or the version cannot serve engines.
+        UsageError: `only` names a model that is not configured, the version cannot serve engines, or
+            several models were asked for in the upstream layout.
         ConfigError: two models would share a folder.
         PackageError: a package is missing, damaged or lacks what its engine needs.
         RepositoryError: a template is wrong, or files were edited by hand.
         ResourceError: the repository cannot be written.
     """
     repository = (output or home.repository).absolute()
-    _refuse_shared_folders(config)
-    models = []
-    for model_id in _chosen(config, only):
-        model = config.models[model_id]
-        package = load_package(home.resolve(model.model_path))
-        models.append(model_files(model_id, model, package, repository, trtllm_version=trtllm_version))
+    models = [
+        model_files(
+            model_id,
+            config.models[model_id],
+            load_package(home.resolve(config.models[model_id].model_path)),
+            repository,
+            trtllm_version=trtllm_version,
+            layout=layout,
+        )
+        for model_id in _chosen(config, only, layout)
+    ]
     with contextlib.nullcontext() if dry_run else locked(repository):
-        changes = plan_changes(repository, models, keep_others=only is not None)
+        changes = plan_changes(repository, models, keep_others=only is not None and layout == "ew")
         report = _report(repository, models, changes, dry_run=dry_run, with_diff=with_diff)
         if not force and not dry_run:
             changes.refuse_conflicts(repository)
@@ -87,7 +96,8 @@ def render(
     return report
 
 
-def _chosen(config: DeployConfig, only: list[str] | None) -> list[str]:
+def _chosen(config: DeployConfig, only: list[str] | None, layout: Layout) -> list[str]:
+    _refuse_shared_folders(config)
     unknown = [model_id for model_id in only or [] if model_id not in config.models]
     if unknown:
         raise UsageError(
@@ -95,7 +105,15 @@ def _chosen(config: DeployConfig, only: list[str] | None) -> list[str]:
             hint=f"Configured are: {', '.join(config.models) or 'none'}.",
             code="unknown_model",
         )
-    return list(dict.fromkeys(only)) if only is not None else list(config.models)
+    chosen = list(dict.fromkeys(only)) if only is not None else list(config.models)
+    if layout == "upstream" and len(chosen) != 1:
+        raise UsageError(
+            f"The upstream layout holds one model, not {len(chosen)}.",
+            why="Its folder names are fixed.",
+            hint="Name one with --model.",
+            code="one_model_only",
+        )
+    return chosen
 
 
 def _refuse_shared_folders(config: DeployConfig) -> None:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from builder.package import Package
 from builder.pbtxt import CONFIG_NAME, TEMPLATES, fill_template
@@ -16,6 +16,8 @@ from common.config import ModelConfig
 from common.errors import PackageError, RepositoryError, UsageError
 from common.paths import SOURCE_ROOT
 
+Layout = Literal["ew", "upstream"]
+STEPS = ("preprocessing", "tensorrt_llm", "postprocessing")
 VERSION = "1"
 KEEP = f"{VERSION}/.keep"
 WORKER_FILE = f"{VERSION}/worker.json"
@@ -105,6 +107,7 @@ class _Target:
     package: Package
     repository: Path
     trtllm_version: str
+    layout: Layout
 
     @property
     def is_older_backend(self) -> bool:
@@ -120,6 +123,8 @@ class _Target:
         return "bridge-model" if self.config.engine != "cuda-trt" or pytorch_era else "native"
 
     def folder(self, kind: str) -> str:
+        if self.layout == "upstream":
+            return kind
         return self.model_id if kind == "ensemble" else f"{self.model_id}-{kind}"
 
 
@@ -130,20 +135,21 @@ def model_files(
     repository: Path,
     *,
     trtllm_version: str | None = None,
+    layout: Layout = "ew",
 ) -> ModelFiles:
     """Everything that is rendered for one model id.
 
     Args:
         trtllm_version: TensorRT-LLM of the container that will serve it; the package's when not given.
+        layout: folders called after the model, or the fixed names of upstream's templates.
 
     Raises:
         UsageError: that version has no engine backend for Triton.
         PackageError: the package lacks a tokenizer, or an engine that is needed.
         RepositoryError: a template cannot be filled or does not give a valid configuration.
     """
-    target = _Target(
-        model_id, config, package, repository, trtllm_version or package.manifest.runtime.tensorrt_llm
-    )
+    version = trtllm_version or package.manifest.runtime.tensorrt_llm
+    target = _Target(model_id, config, package, repository, version, layout)
     if target.driver == "native":
         _refuse_other_versions(target.trtllm_version)
     kinds = {
@@ -231,7 +237,7 @@ def _config(target: _Target, kind: str, parameters: dict[str, Any]) -> bytes:
     variables = {
         **settings.model_dump(),
         "name": target.folder(kind),
-        "base_name": target.model_id,
+        "steps": {kind: target.folder(kind) for kind in STEPS},
         "backend": "python" if target.driver == "bridge-model" else "tensorrtllm",
         "max_batch_size": target.config.max_batch_size,
         "has_token_counts": not target.is_older_backend,

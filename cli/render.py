@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 @click.option("--diff", "show_diff", is_flag=True, help="Show the changes line by line, change nothing.")
 @click.option("--force", is_flag=True, help="Overwrite files that were edited by hand.")
 @click.option("--trtllm-version", metavar="VERSION", help="TensorRT-LLM in the serving container.")
+@click.option(
+    "--layout",
+    type=click.Choice(["ew", "upstream"]),
+    default="ew",
+    show_default=True,
+    help="upstream: one model under the fixed names ensemble, preprocessing, tensorrt_llm, ...",
+)
 @json_option
 @report_errors
 def command(
@@ -35,6 +42,7 @@ def command(
     show_diff: bool,
     force: bool,
     trtllm_version: str | None,
+    layout: Literal["ew", "upstream"],
     as_json: bool,
 ) -> None:
     """Write the Triton model repository from deploy/config.json.
@@ -62,6 +70,7 @@ def command(
         force=force,
         with_diff=show_diff,
         trtllm_version=trtllm_version,
+        layout=layout,
     )
     document = {**report.as_dict(), **({"diff": report.diff} if show_diff else {})}
     emit(document, as_json=as_json, text=report.diff if show_diff else _summary(report))

@@ -18,12 +18,12 @@ from collections import deque
 
 LONGEST_ID = 4096
 MOST_STARTS = 100_000
-PREPROCESSING = "-preprocessing"
-POSTPROCESSING = "-postprocessing"
+PREPROCESSING = "preprocessing"
+POSTPROCESSING = "postprocessing"
 
 
 class StartListener:
-    """The postprocessing side of model `<M>-postprocessing`.
+    """The postprocessing side of model `M-postprocessing` (or just `postprocessing`).
 
     A thread empties the socket, whose queue may be as short as ten messages; `read` empties it once more, so
     that an id that was announced before a call is always in its answer.
@@ -69,7 +69,7 @@ class StartListener:
 
 
 class StartAnnouncer:
-    """The preprocessing side of model `<M>-preprocessing`."""
+    """The preprocessing side of model `M-preprocessing`."""
 
     def __init__(self, model_name: str) -> None:
         self._address = _address(model_name.removesuffix(PREPROCESSING))
