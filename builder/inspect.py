@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from builder import families
+from builder.hf_fields import check_fields
 from builder.prequantized import PreQuantized, find_quantization
 from common.errors import CheckpointError, ResourceError
 from common.tensors import INDEX_NAME, TensorFolder
@@ -124,6 +125,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise CheckpointError(f"{path} is not a JSON object.", code="config_unreadable")
     _refuse_trtllm(folder, config)
+    check_fields(config)
     return config
 
 

@@ -6,6 +6,7 @@ All of it takes milliseconds for a local folder; what cannot work is refused her
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from builder import cache, families, hub
@@ -63,28 +64,48 @@ def layout_of(request: ConvertRequest) -> Layout:
 
 def prepare(request: ConvertRequest, report: Progress) -> Prepared:
     """Find, inspect and plan. Raises what `hub`, `inspect`, `families` and the plan refuse."""
+    needs_weights = request.stage != "plan"
     source = hub.find_source(
         request.model,
         revision=request.revision,
-        weights=request.stage != "plan",
+        weights=needs_weights,
         allow_pickle=request.allow_pickle,
         on_download=lambda: report("downloading", 0, 0),
     )
-    quantized = find_quantization(source.folder, read_config(source.folder))
-    target = _target(request, quantized)
-    check_quantization(request.quantization, target, quantized)
-    check_calibration(request.calibration)
-    writes = request.quantization is None and (request.stage == "checkpoint" or target.era == "engine")
+    target = _checked_target(request, source.folder)
+    convertible = request.stage == "checkpoint" or target.era == "engine"
     inspection = inspect(
         source.folder,
         model_type=request.model_type,
         allow_pickle=request.allow_pickle,
-        convertible=target.era == "engine" or request.stage == "checkpoint",
-        need_weights=request.stage != "plan",
+        convertible=convertible,
+        need_weights=needs_weights,
     )
     if request.stage != "checkpoint":
         check_architecture(inspection.architecture, target.era)
-    layout = families.Layout(
+    layout = _checkpoint_layout(request)
+    config = _trtllm_config(inspection, layout, request, convertible)
+    writes = convertible and request.quantization is None
+    if writes and needs_weights:
+        ShardPlan(Source(source.folder, allow_pickle=request.allow_pickle), config, layout)
+    plan = _plan(request, config, target, inspection)
+    _refuse_misfit(plan, request)
+    key = _key(inspection, layout, request, "none" if writes else target.era)
+    options = read_options(request.extra, target, request.own_options)
+    return Prepared(request, source, inspection, target, layout, plan, config, writes, options, key)
+
+
+def _checked_target(request: ConvertRequest, folder: Path) -> RuntimeTarget:
+    """The runtime, after everything that is asked about quantization was found possible."""
+    quantized = find_quantization(folder, read_config(folder))
+    target = _target(request, quantized)
+    check_quantization(request.quantization, target, quantized)
+    check_calibration(request.calibration)
+    return target
+
+
+def _checkpoint_layout(request: ConvertRequest) -> families.Layout:
+    return families.Layout(
         dtype=request.dtype,
         tp_size=request.tp_size,
         pp_size=request.pp_size,
@@ -93,14 +114,6 @@ def prepare(request: ConvertRequest, report: Progress) -> Prepared:
         use_parallel_embedding=request.use_parallel_embedding,
         embedding_sharding_dim=request.embedding_sharding_dim,
     )
-    config = _trtllm_config(inspection, layout, request)
-    if writes and request.stage != "plan":
-        ShardPlan(Source(source.folder, allow_pickle=request.allow_pickle), config, layout)
-    plan = _plan(request, config, target, inspection)
-    _refuse_misfit(plan, request)
-    key = _key(inspection, layout, request, "none" if writes else target.era)
-    options = read_options(request.extra, target, request.own_options)
-    return Prepared(request, source, inspection, target, layout, plan, config, writes, options, key)
 
 
 def _target(request: ConvertRequest, quantized: PreQuantized | None) -> RuntimeTarget:
@@ -113,13 +126,13 @@ def _target(request: ConvertRequest, quantized: PreQuantized | None) -> RuntimeT
 
 
 def _trtllm_config(
-    inspection: Inspection, layout: families.Layout, request: ConvertRequest
+    inspection: Inspection, layout: families.Layout, request: ConvertRequest, convertible: bool
 ) -> dict[str, Any]:
     """The TRT-LLM config; for models that only the PyTorch runtime loads, their own with the same names."""
     try:
         return families.trtllm_config(inspection.config, layout, request.model_type)
     except CheckpointError:
-        if inspection.family in {family.name for family in families.FAMILIES} and not inspection.quantization:
+        if convertible:
             raise
     return inspection.config
 

@@ -28,7 +28,7 @@ def find_quantization(folder: Path, config: dict[str, Any]) -> PreQuantized | No
     if path.is_file():
         return _from_modelopt(path)
     declared = config.get("quantization_config")
-    return _from_config(declared) if isinstance(declared, dict) else None
+    return _from_config(declared) if declared else None
 
 
 def _from_modelopt(path: Path) -> PreQuantized | None:

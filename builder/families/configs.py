@@ -192,7 +192,7 @@ def llama_config(hf: HfConfig, layout: Layout, version: str) -> Config:
             hint="Serve this model with the PyTorch runtime: --runtime pytorch",
         )
     base, scaling = _rope(hf, add_rope_type=version == "llama")
-    experts = hf["num_local_experts"] if version == "mixtral" else 0
+    experts = required(hf, "num_local_experts") if version == "mixtral" else 0
     own: Config = {"hidden_act": "swiglu"} if experts else {}
     top_k = given(hf, "num_experts_per_tok", 2) if experts else 0
     return {
