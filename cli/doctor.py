@@ -16,7 +16,7 @@ COLOURS = {"error": "red", "warning": "yellow", "info": "cyan", "ok": "green"}
 
 
 @click.command("doctor")
-@click.option("--log", type=click.Path(path_type=Path), help="Explain this log file alone.")
+@click.option("--log", type=click.Path(path_type=Path), help="Explain this log file alone; - is stdin.")
 @click.option(
     "--bundle", type=click.Path(path_type=Path), help="Write a tar.gz for a bug report, without secrets."
 )
@@ -32,7 +32,7 @@ def command(log: Path | None, bundle: Path | None, offline: bool, as_json: bool)
     Examples:
       ./ew doctor
       ./ew doctor --log triton.log
-      docker logs my-triton 2>&1 | ./ew doctor --log /dev/stdin
+      docker logs my-triton 2>&1 | ./ew doctor --log -
       ./ew doctor --bundle report.tar.gz
     """
     report = examine_log(log) if log else examine(online=not offline)

@@ -224,6 +224,15 @@ _ENTRIES = (
         "Run its command on a GPU machine.",
     ),
     Entry(
+        "repository_lint",
+        "project",
+        "error",
+        "The model repository breaks a rule of lint",
+        "tritonserver would refuse it, or serve it wrongly; each rule says why.",
+        "Render it again, or mend the line; ./ew lint has rule, reason and cure.",
+        "./ew lint",
+    ),
+    Entry(
         "service_stale",
         "service",
         "warning",

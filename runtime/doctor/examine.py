@@ -52,6 +52,7 @@ def examine(*, online: bool = True) -> Report:
         lambda: machine.check_containers(docker, seen),
         environments.check_environments,
         service.check_project,
+        service.check_repository,
         service.check_service,
         service.check_logs,
     ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -77,13 +78,13 @@ def signatures() -> tuple[Signature, ...]:
 
 
 def explain_file(path: Path) -> list[Finding]:
-    """The findings of one log file, causes first.
+    """The findings of one log file ("-" is stdin), causes first.
 
     Raises:
         UsageError: the file cannot be read.
     """
     try:
-        text = _head_and_tail(path)
+        text = sys.stdin.read() if str(path) == "-" else _head_and_tail(path)
     except OSError as error:
         raise UsageError(f"The log {path} cannot be read.", why=f"{error}.", code="log_unreadable") from None
     return explain(text.splitlines(), str(path))

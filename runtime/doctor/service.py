@@ -31,6 +31,18 @@ def check_project() -> Iterator[Finding]:
     yield from _packages(config)
 
 
+def check_repository() -> Iterator[Finding]:
+    """What lint says about the rendered repository; its severity, reason and cure."""
+    if not any(home().repository.glob("*/config.pbtxt")):
+        return
+    from builder.lint import lint  # imported here: it needs protobuf, which no other check does
+
+    for breach in lint(home().repository):
+        rule, seen = breach.rule, f"{breach.rule.id}: {breach.message}"
+        finding = found("repository_lint", seen, where=f"{breach.file}:{breach.line}", fix=rule.cure)
+        yield replace(finding, severity=rule.severity, title=rule.title, cause=rule.why)
+
+
 def check_service() -> Iterator[Finding]:
     """The recorded service, its models and the key files."""
     yield from _key_files()

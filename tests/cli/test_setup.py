@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from cli.app import main
 from runtime.environments import registry
 from runtime.environments.registry import Environment
 from tests.cli.ew import ew
@@ -94,6 +96,12 @@ def test_doctor_explains_a_log_and_exits_1(tmp_path: Path) -> None:
     (finding,) = ew("doctor", "--log", log, "--json").document["findings"]
     assert finding["id"] == "world_size_mpisize"
     assert finding["fix"]
+
+
+def test_doctor_reads_a_log_from_stdin() -> None:
+    result = CliRunner().invoke(main, ["doctor", "--log", "-"], input="x\nAddress already in use\n")
+    assert result.exit_code == 1
+    assert "[port_in_use]" in result.stdout
 
 
 def test_doctor_finds_nothing_in_a_clean_log(tmp_path: Path) -> None:

@@ -90,6 +90,17 @@ def test_an_invalid_config_and_a_missing_package_are_found(ew_home: Path) -> Non
     assert "models" in finding.evidence
 
 
+def test_a_half_filled_repository_is_found_by_its_rule(ew_home: Path) -> None:
+    assert ids(service.check_repository()) == []
+    config = ew_home / "model_repository" / "m" / "config.pbtxt"
+    config.parent.mkdir(parents=True)
+    config.write_text('name: "m"\nbackend: "${triton_backend}"\nmax_batch_size: 4\n')
+    findings = list(service.check_repository())
+    assert {finding.id for finding in findings} == {"repository_lint"}
+    assert has_errors(findings)
+    assert any(finding.where == "m/config.pbtxt:2" for finding in findings)
+
+
 def test_a_service_of_an_earlier_boot_is_stale(ew_home: Path) -> None:
     ports = Ports(8080, 8000, 8001, 8002)
     record = Service("x", "ready", "another boot", 0.0, "cpu", ("m",), "127.0.0.1", ports, "k")
