@@ -7,11 +7,14 @@ choose the same one.
 
 from __future__ import annotations
 
+import random
 import socket
 
 from common.errors import ResourceError
 
 LOOPBACK = "127.0.0.1"
+# Below Linux's range for outgoing connections: one of them could take a port that nobody listens on yet.
+UNASSIGNED = (20000, 32000)
 
 
 def is_free(port: int, host: str = LOOPBACK) -> bool:
@@ -24,7 +27,7 @@ def is_free(port: int, host: str = LOOPBACK) -> bool:
 
 def reserve(preferred: tuple[int, ...]) -> list[socket.socket]:
     """Free loopback ports, the preferred ones where they are free, each kept by a socket (`port_of`)."""
-    return [_reserve(LOOPBACK, wish) or _reserve_any() for wish in preferred]
+    return [_reserve(LOOPBACK, wish) or reserve_any() for wish in preferred]
 
 
 def require(port: int, host: str) -> socket.socket:
@@ -58,14 +61,11 @@ def _reserve(host: str, port: int) -> socket.socket | None:
     return None
 
 
-def _reserve_any() -> socket.socket:
-    """A port that the kernel chooses for UDP; nearly always it is free for TCP too."""
+def reserve_any() -> socket.socket:
+    """Any free port outside the range that the kernel gives to outgoing connections."""
     while True:
-        reserved = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        reserved.bind((LOOPBACK, 0))
-        if is_free(port_of(reserved)):
+        if reserved := _reserve(LOOPBACK, random.randrange(*UNASSIGNED)):
             return reserved
-        reserved.close()
 
 
 def _binds(candidate: socket.socket, host: str, port: int) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from builder.convert import convert
 from builder.request import ConvertRequest
 from common.paths import SOURCE_ROOT
+from runtime import ports
 from runtime.demo import DEMO_MODEL
 from tests.tiny import write_hf
 
@@ -98,22 +98,21 @@ class RunningService:
 
 def as_service(installation: Installation, document: dict[str, Any], model: str) -> RunningService:
     """The addresses in the document that `ew start --json` printed."""
-    ports = document["ports"]
+    listening = document["ports"]
     return RunningService(
         installation=installation,
         model=model,
-        url=f"http://127.0.0.1:{ports['proxy']}",
+        url=f"http://127.0.0.1:{listening['proxy']}",
         api_key=Path(document["key_file"]).read_text().strip(),
-        triton_url=f"http://127.0.0.1:{ports['triton_http']}",
-        triton_grpc=f"127.0.0.1:{ports['triton_grpc']}",
-        metrics_url=f"http://127.0.0.1:{ports['triton_metrics']}/metrics",
+        triton_url=f"http://127.0.0.1:{listening['triton_http']}",
+        triton_grpc=f"127.0.0.1:{listening['triton_grpc']}",
+        metrics_url=f"http://127.0.0.1:{listening['triton_metrics']}/metrics",
     )
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+    with ports.reserve_any() as reserved:
+        return ports.port_of(reserved)
 
 
 def make_installation(home: Path) -> Installation:
