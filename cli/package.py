@@ -9,7 +9,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from builder.package import Package, find_packages, load_package
+from builder.compat import container_for
+from builder.gpus import detect_gpus, gpu_by_name
+from builder.package import Package, ServerVersions, find_packages, load_package
 from cli.output import emit, json_option, report_errors
 from cli.progress import progress_display
 from cli.sizes import shown_bytes
@@ -44,6 +46,22 @@ def verify(folder: Path, as_json: bool) -> None:
     }
     text = f"{folder} is whole: {facts['files']} files, {shown_bytes(package.bytes)}."
     emit(facts, as_json=as_json, text=text)
+
+
+@command.command("check")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--trtllm-version", required=True, help="TensorRT-LLM of the server.")
+@click.option("--tensorrt", help="TensorRT of the server.  [default: that of its container]")
+@click.option("--gpu", help="GPU type of the server, for example L40S.  [default: the one in this machine]")
+@json_option
+@report_errors
+def check(folder: Path, trtllm_version: str, tensorrt: str | None, gpu: str | None, as_json: bool) -> None:
+    """Would a server load this package? Exit code 4 if not, with the container that would."""
+    container = container_for(trtllm_version)
+    server = ServerVersions(trtllm_version, tensorrt or (container.tensorrt if container else None))
+    load_package(folder).check_loadable(server, gpu_by_name(gpu) if gpu else next(iter(detect_gpus()), None))
+    facts = {"package": str(folder), "loadable": True, "tensorrt_llm": server.tensorrt_llm}
+    emit(facts, as_json=as_json, text=f"{folder} loads in TensorRT-LLM {trtllm_version}.")
 
 
 @command.command("show")

@@ -83,6 +83,19 @@ def test_package_verbs(source: Path, tmp_path: Path) -> None:
     assert "float16" in ew("package", "list", output.parent).out
 
 
+def test_package_check_names_what_is_missing(source: Path, tmp_path: Path) -> None:
+    ew("convert-trt", "--model", source, "--output", tmp_path / "engine")
+    pending = ew("package", "check", tmp_path / "engine", "--trtllm-version", "1.2.1", "--json")
+    assert (pending.code, pending.document["error"]["code"]) == (4, "engine_pending")
+    ew("convert-trt", "--model", source, "--output", tmp_path / "pytorch", "--runtime", "pytorch")
+    assert (
+        ew("package", "check", tmp_path / "pytorch", "--trtllm-version", "1.4.0rc1", "--gpu", "L40S").code
+        == 0
+    )
+    old = ew("package", "check", tmp_path / "pytorch", "--trtllm-version", "0.21.0", "--json")
+    assert old.document["error"]["code"] == "runtime_version"
+
+
 def test_plan_table_and_document(source: Path) -> None:
     shown = ew("plan", "--model", source, "--gpu", "L40S")
     assert shown.code == 0
