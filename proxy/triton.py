@@ -14,6 +14,9 @@ from common.errors import EngineError, EwError, ServiceError, UsageError
 from proxy.upstream import ConnectionLost, Exchange, Pool
 
 ENGINE_SUFFIX = "-tensorrt_llm"
+# tritonserver up to 24.10 answers 400 to every error of a model, so its kind is read from the bridge's words.
+AWAY = "try again"
+FAILED = ("send it again", "failed on this request")
 EVENT_END = b"\n\n"
 EVENT_START = len(b"data: ")
 STOP_AGAIN_SECONDS = 0.05
@@ -316,14 +319,15 @@ async def _http_error(exchange: Exchange, data: bytes) -> EwError:
     while more := await exchange.read():
         data += more
     message = _message(data)
-    if exchange.status in (404, 503):
+    told = message.lower()
+    if exchange.status in (404, 503) or AWAY in told:
         return ServiceError(
             "The model is not ready on tritonserver.",
             why=message,
-            hint="./ew status shows which models are loaded.",
+            hint="Try again soon; ./ew status shows which models are loaded.",
             code="model_not_ready",
         )
-    if exchange.status in (400, 501):
+    if exchange.status in (400, 501) and not any(phrase in told for phrase in FAILED):
         return EngineRefused(
             "The engine refuses this request.", why=message, hint="Leave out or change what it names."
         )

@@ -44,6 +44,24 @@ async def test_model_not_ready(stack: Stack) -> None:
     assert "Retry-After" in headers
 
 
+@pytest.mark.parametrize(
+    "error, status, code",
+    [
+        ("The worker died. It is being started again; try again in a few seconds.", 503, "model_not_ready"),
+        ("The queue is full: 9 requests run or wait. Try again soon.", 503, "model_not_ready"),
+        ("The worker died. This request was lost; send it again.", 502, "engine"),
+        ("temperature is -5; allowed is 0 to 100.", 400, "refused_by_engine"),
+    ],
+)
+async def test_a_400_of_tritonserver_is_told_apart_by_its_words(
+    stack: Stack, error: str, status: int, code: str
+) -> None:
+    stack.script(LONG, status=400, error=error)
+    answered, _, data = await stack.post(STREAM, BODY)
+    assert (answered, json.loads(data)["error"]["code"]) == (status, code)
+    assert error in json.loads(data)["error"]["message"]
+
+
 async def test_connection_killed_mid_stream(stack: Stack) -> None:
     stack.script(LONG, kill_after=5, pace=0.005)
     events = await stack.events()
