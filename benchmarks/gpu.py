@@ -102,16 +102,20 @@ def served(
         teardown.take_down(service, 5.0, lambda step: None)
 
 
-def bodies(layer: str, streams: int, turn: int, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Requests with prompts that differ in every stream and turn: the prefix cache helps none."""
-    source = random.Random(f"{layer}-{streams}-{turn}")
-    texts = ["".join(source.choices(string.ascii_letters, k=options.prompt_len)) for _ in range(streams)]
+def plan(layer: str, streams: int, requests: int, options: argparse.Namespace) -> list[list[dict[str, Any]]]:
+    """Requests whose prompts all differ: the prefix cache helps none."""
+    source = random.Random(f"{layer}-{streams}-{requests}")
+    return [[body(layer, source, options) for _ in range(requests)] for _ in range(streams)]
+
+
+def body(layer: str, source: random.Random, options: argparse.Namespace) -> dict[str, Any]:
+    text = "".join(source.choices(string.ascii_letters, k=options.prompt_len))
     tokens = options.new_tokens
     if layer == "stack":
-        common = {"modelId": MODEL, "raw": True, "temperature": 0, "maxTokens": tokens, "minTokens": tokens}
-        return [{**common, "prompt": text} for text in texts]
-    fixed = {"input_lengths": options.prompt_len, "request_output_len": tokens, "streaming": True}
-    return [{**fixed, "input_ids": [ord(letter) - 33 for letter in text]} for text in texts]
+        lengths = {"maxTokens": tokens, "minTokens": tokens}
+        return {"modelId": MODEL, "raw": True, "temperature": 0, "prompt": text, **lengths}
+    ids = {"input_ids": [ord(letter) - 33 for letter in text], "input_lengths": options.prompt_len}
+    return {**ids, "request_output_len": tokens, "streaming": True}
 
 
 def endpoint(layer: str, service: Service) -> Endpoint:
@@ -125,14 +129,11 @@ def endpoint(layer: str, service: Service) -> Endpoint:
 
 def measure_layer(layer: str, service: Service, options: argparse.Namespace) -> list[dict[str, Any]]:
     target = endpoint(layer, service)
-    load(target, bodies(layer, 4, -1, options), processes=options.clients)
     results = []
     for streams in options.streams:
-        turns = range(options.repeat)
-        rounds = [
-            load(target, bodies(layer, streams, turn, options), processes=options.clients) for turn in turns
-        ]
-        results.append(max(rounds, key=lambda one: one.tokens_per_second).as_dict())
+        load(target, plan(layer, streams, 1, options), processes=options.clients)
+        seen = load(target, plan(layer, streams, options.requests, options), processes=options.clients)
+        results.append(seen.as_dict())
         print(layer, results[-1], file=sys.stderr, flush=True)
     return results
 
@@ -143,7 +144,7 @@ def measure_bare(engine: str, source: Path, options: argparse.Namespace) -> list
     limits |= {"tensor_parallel_size": options.tp_size, "dtype": "bfloat16"}
     command = [python, "-m", BARE[engine], "--model", str(source), "--streams", *map(str, options.streams)]
     command += ["--prompt-len", str(options.prompt_len), "--new-tokens", str(options.new_tokens)]
-    command += ["--repeat", str(options.repeat), "--engine-args", json.dumps(limits)]
+    command += ["--requests", str(options.requests), "--engine-args", json.dumps(limits)]
     done = subprocess.run(command, cwd=SOURCE_ROOT, stdout=subprocess.PIPE, text=True, check=True)
     line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT "))
     results: list[dict[str, Any]] = json.loads(line.removeprefix("RESULT "))
@@ -231,8 +232,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--layers", nargs="+", choices=LAYERS, default=list(LAYERS))
     parser.add_argument("--prompt-len", type=int, default=128)
     parser.add_argument("--new-tokens", type=int, default=256)
-    parser.add_argument("--repeat", type=int, default=2)
-    parser.add_argument("--clients", type=int, default=4, help="processes that make the load")
+    parser.add_argument("--requests", type=int, default=3, help="of each stream, one after the other")
+    parser.add_argument("--clients", type=int, default=2, help="processes that make the load")
     parser.add_argument("--tp-size", type=int, default=1)
     parser.add_argument("--port", type=int, default=8096)
     parser.add_argument("--folder", type=Path, help="where checkpoints are made; deleted afterwards")

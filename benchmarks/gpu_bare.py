@@ -18,13 +18,14 @@ from vllm.sampling_params import RequestOutputKind
 from benchmarks.streams import Figures, Seen, summarize
 
 
-def prompts(streams: int, length: int, vocab: int, seed: int) -> list[list[int]]:
-    """Random token ids, different for each stream and seed, so that the prefix cache helps none."""
+def prompts(count: int, length: int, vocab: int, seed: int) -> list[list[int]]:
+    """Random token ids, different for each request and seed, so that the prefix cache helps none."""
     source = random.Random(seed)
-    return [[source.randrange(10, vocab) for _ in range(length)] for _ in range(streams)]
+    return [[source.randrange(10, vocab) for _ in range(length)] for _ in range(count)]
 
 
-def run_round(engine: Any, asked: list[list[int]], new_tokens: int, tag: str) -> Figures:
+def run_round(engine: Any, asked: list[list[int]], streams: int, new_tokens: int) -> Figures:
+    """Keep `streams` requests running until all of `asked` are answered."""
     params = SamplingParams(
         temperature=0.0,
         max_tokens=new_tokens,
@@ -32,18 +33,25 @@ def run_round(engine: Any, asked: list[list[int]], new_tokens: int, tag: str) ->
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
     )
-    seen = {f"{tag}-{index}": Seen([]) for index in range(len(asked))}
-    began = time.perf_counter()
-    for index, ids in enumerate(asked):
-        engine.add_request(f"{tag}-{index}", {"prompt_token_ids": ids}, params)
+    seen: dict[str, Seen] = {}
+
+    def begin() -> None:
+        name = f"{time.monotonic()}-{len(seen)}"
+        seen[name] = Seen(time.monotonic(), [])
+        engine.add_request(name, {"prompt_token_ids": asked.pop()}, params)
+
+    for _ in range(streams):
+        begin()
     while engine.has_unfinished_requests():
         outputs = engine.step()
-        now = time.perf_counter() - began
+        now = time.monotonic()
         for output in outputs:
             one = seen[output.request_id]
             one.arrivals.append(now)
             one.tokens += len(output.outputs[0].token_ids)
-    return summarize(list(seen.values()))
+            if output.finished and asked:
+                begin()
+    return summarize(list(seen.values()), streams)
 
 
 def main() -> None:
@@ -52,25 +60,17 @@ def main() -> None:
     parser.add_argument("--streams", type=int, nargs="+", required=True)
     parser.add_argument("--prompt-len", type=int, default=128)
     parser.add_argument("--new-tokens", type=int, default=256)
-    parser.add_argument("--repeat", type=int, default=2)
+    parser.add_argument("--requests", type=int, default=3, help="of each stream, one after the other")
     parser.add_argument("--engine-args", type=json.loads, default={})
     options = parser.parse_args()
     arguments = {"model": options.model, "skip_tokenizer_init": True, **options.engine_args}
     engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
     vocab = engine.model_config.get_vocab_size()
-    run_round(engine, prompts(4, options.prompt_len, vocab, 0), 16, "warm")
     results = []
     for streams in options.streams:
-        rounds = [
-            run_round(
-                engine,
-                prompts(streams, options.prompt_len, vocab, 100 * streams + turn),
-                options.new_tokens,
-                f"{streams}-{turn}",
-            )
-            for turn in range(options.repeat)
-        ]
-        results.append(max(rounds, key=lambda one: one.tokens_per_second).as_dict())
+        run_round(engine, prompts(streams, options.prompt_len, vocab, streams), streams, 16)
+        asked = prompts(streams * options.requests, options.prompt_len, vocab, 100 * streams)
+        results.append(run_round(engine, asked, streams, options.new_tokens).as_dict())
     sys.stdout.write("\nRESULT " + json.dumps(results) + "\n")
 
 

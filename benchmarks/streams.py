@@ -12,9 +12,13 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
+
+# For each stream the bodies of its requests, one after the other.
+Plan = Sequence[Sequence[dict[str, Any]]]
 
 END = b"0\r\n\r\n"
 KEEP_BYTES = 4096
@@ -39,30 +43,42 @@ class Endpoint:
 
 @dataclass
 class Seen:
-    """One stream: seconds from the request to each event, and its tokens where events say them."""
+    """One request: when it began and when each event came, in seconds of one clock, and its tokens."""
 
+    began: float
     arrivals: list[float]
     tokens: int = 0
     error: str = ""
 
 
 class Stream(asyncio.Protocol):
-    """One request on one connection."""
+    """One connection that makes its requests one after the other."""
 
-    def __init__(self, request: bytes, event: re.Pattern[bytes], done: asyncio.Future[Seen]) -> None:
-        self._request = request
+    def __init__(
+        self, requests: list[bytes], event: re.Pattern[bytes], done: asyncio.Future[list[Seen]]
+    ) -> None:
+        self._requests = requests
         self._event = event
         self._done = done
         self._rest = b""
-        self._seen = Seen([])
+        self._all: list[Seen] = []
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
-        self._began = time.perf_counter()
-        transport.write(self._request)
+        self._next()
+
+    def _next(self) -> None:
+        if not self._requests:
+            self._done.set_result(self._all)
+            self._transport.close()
+            return
+        self._rest = b""
+        self._seen = Seen(time.monotonic(), [])
+        self._all.append(self._seen)
+        self._transport.write(self._requests.pop(0))
 
     def data_received(self, data: bytes) -> None:
-        now = time.perf_counter() - self._began
+        now = time.monotonic()
         data = self._rest + data
         end = 0
         for match in self._event.finditer(data):
@@ -77,7 +93,7 @@ class Stream(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         if not self._done.done():
             self._seen.error = f"connection lost: {self._rest[-300:]!r}"
-            self._done.set_result(self._seen)
+            self._done.set_result(self._all)
 
     def _finish(self, tail: bytes) -> None:
         usage = re.search(rb'"completionTokens":(\d+)', tail)
@@ -85,27 +101,25 @@ class Stream(asyncio.Protocol):
             self._seen.tokens = int(usage[1])
         if not self._seen.arrivals or b'"error"' in tail:
             self._seen.error = tail[-300:].decode("utf-8", "replace")
-        self._done.set_result(self._seen)
-        self._transport.close()
+        self._next()
 
 
-async def _run(endpoint: Endpoint, bodies: Sequence[dict[str, Any]], limit: float) -> list[Seen]:
+async def _run(endpoint: Endpoint, plan: Plan, limit: float) -> list[Seen]:
     loop = asyncio.get_running_loop()
     event = re.compile(endpoint.event.encode())
     futures = []
-    for body in bodies:
-        done: asyncio.Future[Seen] = loop.create_future()
-        request = endpoint.request(body)
-        await loop.create_connection(
-            lambda request=request, done=done: Stream(request, event, done), "127.0.0.1", endpoint.port
-        )
+    for bodies in plan:
+        done: asyncio.Future[list[Seen]] = loop.create_future()
+        protocol = partial(Stream, [endpoint.request(body) for body in bodies], event, done)
+        await loop.create_connection(protocol, "127.0.0.1", endpoint.port)
         futures.append(done)
-    return list(await asyncio.wait_for(asyncio.gather(*futures), limit))
+    seen = await asyncio.wait_for(asyncio.gather(*futures), limit)
+    return [one for stream in seen for one in stream]
 
 
-def _process(endpoint: Endpoint, bodies: Sequence[dict[str, Any]], limit: float, start: float) -> list[Seen]:
+def _process(endpoint: Endpoint, plan: Plan, limit: float, start: float) -> list[Seen]:
     time.sleep(max(start - time.time(), 0))
-    return asyncio.run(_run(endpoint, bodies, limit))
+    return asyncio.run(_run(endpoint, plan, limit))
 
 
 @dataclass(frozen=True)
@@ -126,19 +140,19 @@ class Figures:
         return {key: round(value, 3) for key, value in asdict(self).items()}
 
 
-def summarize(seen: Sequence[Seen]) -> Figures:
+def summarize(seen: Sequence[Seen], streams: int) -> Figures:
     """Throughput counts all tokens over the time from the first request to the last token."""
     good = [one for one in seen if not one.error and one.tokens > 1]
     if not good:
         raise RuntimeError(f"no stream succeeded: {seen[0].error if seen else 'none was made'}")
-    seconds = max(one.arrivals[-1] for one in good)
-    ttft = np.array([one.arrivals[0] for one in good]) * 1e3
+    seconds = max(one.arrivals[-1] for one in good) - min(one.began for one in good)
+    ttft = np.array([one.arrivals[0] - one.began for one in good]) * 1e3
     itl = np.array([(one.arrivals[-1] - one.arrivals[0]) / (one.tokens - 1) for one in good]) * 1e3
     gaps = np.concatenate([np.diff(one.arrivals) for one in good]) * 1e3
     events = sum(len(one.arrivals) for one in good)
     tokens = sum(one.tokens for one in good)
     return Figures(
-        streams=len(seen),
+        streams=streams,
         tokens_per_second=tokens / seconds,
         ttft_p50=float(np.percentile(ttft, 50)),
         ttft_p99=float(np.percentile(ttft, 99)),
@@ -150,13 +164,11 @@ def summarize(seen: Sequence[Seen]) -> Figures:
     )
 
 
-def load(
-    endpoint: Endpoint, bodies: Sequence[dict[str, Any]], *, processes: int = 4, limit: float = 300.0
-) -> Figures:
-    """Send all `bodies` at once, shared among `processes`; returns what the streams saw."""
-    count = min(processes, len(bodies))
-    shares = [bodies[index::count] for index in range(count)]
+def load(endpoint: Endpoint, plan: Plan, *, processes: int = 2, limit: float = 300.0) -> Figures:
+    """Run every stream of `plan` at once, shared among `processes`; returns what the streams saw."""
+    count = min(processes, len(plan))
+    shares = [plan[index::count] for index in range(count)]
     start = time.time() + 1.0  # all processes are up by then
     with multiprocessing.get_context("spawn").Pool(count) as pool:
         results = pool.starmap(_process, [(endpoint, share, limit, start) for share in shares])
-    return summarize([one for result in results for one in result])
+    return summarize([one for result in results for one in result], len(plan))

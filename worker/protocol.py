@@ -149,7 +149,7 @@ def frame(kind: FrameType, payload: bytes) -> bytes:
 
 def encode_submit(request: GenerationRequest) -> bytes:
     head = _SUBMIT.pack(request.request_id, len(request.input_ids))
-    sampling = json.dumps(asdict(request.sampling)).encode()
+    sampling = json.dumps(vars(request.sampling)).encode()
     return frame(FrameType.SUBMIT, head + request.input_ids.tobytes() + sampling)
 
 

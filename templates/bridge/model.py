@@ -6,6 +6,7 @@ responses, at most one a request and engine step. It needs numpy and the files b
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import os
@@ -50,6 +51,8 @@ class TritonPythonModel:
             self._bridge.start(settings)
         except (SettingsError, WorkerError, ProtocolError, OSError) as error:
             raise pb.TritonModelException(str(error)) from error
+        # Triton's stub collects garbage after every execute; what is loaded by now need not be looked at.
+        gc.freeze()
 
     def execute(self, requests: list[Any]) -> None:
         for request in requests:
@@ -118,6 +121,7 @@ class Bridge:
         self._closing.set()
         self._worker.close()
         self._cancel_thread.join()
+        self._metrics.release()
 
     def reserve_ids(self, count: int) -> int:
         """The first of `count` engine ids in a row."""

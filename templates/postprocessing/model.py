@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from pathlib import Path
@@ -29,6 +30,8 @@ class TritonPythonModel:
         tokenizer = Tokenizer.from_file(str(tokenizer_dir / "tokenizer.json"))
         self._streams = StreamTexts(TokenTexts(tokenizer, skip))
         self._starts = StartListener(args["model_name"])
+        # Triton's stub collects garbage after every execute; what is loaded by now need not be looked at.
+        gc.freeze()
 
     def execute(self, requests: list[Any]) -> list[Any]:
         for request_id in self._starts.read():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from pathlib import Path
@@ -33,6 +34,8 @@ class TritonPythonModel:
             max_input_len=int(values["max_input_len"]),
         )
         self._starts = StartAnnouncer(args["model_name"])
+        # Triton's stub collects garbage after every execute; what is loaded by now need not be looked at.
+        gc.freeze()
 
     def execute(self, requests: list[Any]) -> list[Any]:
         return [self._respond(request) for request in requests]

@@ -6,6 +6,7 @@ time, so one instance serves many at once.
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import threading
@@ -47,6 +48,8 @@ class TritonPythonModel:
         self._pool = ThreadPoolExecutor(int(values["max_concurrent_requests"]))
         self._closing = threading.Event()
         threading.Thread(target=self._watch, daemon=True).start()
+        # Triton's stub collects garbage after every execute; what is loaded by now need not be looked at.
+        gc.freeze()
 
     def execute(self, requests: list[Any]) -> None:
         for request in requests:
