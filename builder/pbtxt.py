@@ -32,7 +32,7 @@ def fill_template(kind: str, variables: dict[str, Any]) -> str:
     """
     name = f"{kind}/{CONFIG_NAME}.j2"
     try:
-        text = _environment().get_template(name).render(variables).rstrip() + "\n"
+        text = template_environment().get_template(name).render(variables).rstrip() + "\n"
     except jinja2.TemplateError as error:
         raise RepositoryError(
             f"The template {name} cannot be filled: {error}.",
@@ -77,7 +77,8 @@ def model_config_messages() -> ModuleType:
 
 
 @cache
-def _environment() -> jinja2.Environment:
+def template_environment() -> jinja2.Environment:
+    """The templates' Jinja environment; compiled templates stay in it."""
     # Protobuf text is no HTML: quoting is done by the pbtxt filter alone.
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),

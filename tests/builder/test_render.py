@@ -175,6 +175,15 @@ def test_worker_file_says_what_to_run(home: Home) -> None:
     assert parameters["gpt_model_path"].string_value == str(home.root / "models" / "m" / "checkpoint")
 
 
+def test_a_moved_installation_still_fits(home: Home, tmp_path: Path) -> None:
+    render(config_of(m={}), home)
+    moved = home.root.rename(tmp_path / "moved")
+    folder = moved / "model_repository" / "m-tensorrt_llm" / "1"
+    document = json.loads((folder / "worker.json").read_text())
+    assert (folder / document["package"]).resolve() == moved / "models" / "m"
+    assert lint(moved / "model_repository") == []
+
+
 def test_native_engine_needs_a_built_engine(home: Home) -> None:
     with pytest.raises(PackageError) as caught:
         render(config_of(m={"engine": "cuda-trt"}), home)
@@ -376,13 +385,13 @@ def test_a_template_error_writes_nothing(home: Home, monkeypatch: pytest.MonkeyP
     for text, code in (("{{ no_such }}", "template_invalid"), ("max_batch_size: x", "pbtxt_invalid")):
         (templates / "postprocessing" / "config.pbtxt.j2").write_text(text)
         monkeypatch.setattr(pbtxt, "TEMPLATES", templates)
-        pbtxt._environment.cache_clear()
+        pbtxt.template_environment.cache_clear()
         with pytest.raises(RepositoryError) as caught:
             render(config_of(m={}), home)
         assert caught.value.code == code
         assert not home.repository.exists()
     monkeypatch.undo()
-    pbtxt._environment.cache_clear()
+    pbtxt.template_environment.cache_clear()
 
 
 @pytest.mark.parametrize(
