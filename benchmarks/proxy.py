@@ -17,37 +17,20 @@ import asyncio
 import json
 import os
 import platform
-import re
 import shutil
-import socket
-import subprocess
-import sys
 import tempfile
-import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import uvloop
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from benchmarks.proxy_client import Run, Target, load
-from proxy.keys import KeyStore
-
-ROOT = Path(__file__).resolve().parent.parent
-PATHS = {"direct": "/v2/models/m-tensorrt_llm/generate_stream", "litellm": "/v1/chat/completions"}
-TOKENS_OF = {
-    "direct": re.compile(rb'"output_ids":7'),
-    "nginx": re.compile(rb'"output_ids":7'),
-    "ew": re.compile(rb'"text":"([^"]+)"'),
-    "litellm": re.compile(rb'"content":"(a+)"'),
-}
-START_SECONDS = 300.0
+from benchmarks.proxy_client import Run, load
+from benchmarks.proxy_targets import START, Server, start_source, start_triton
 
 
 @dataclass(frozen=True)
@@ -79,24 +62,6 @@ class Row:
     errors: int
 
 
-class Server:
-    """A started target: its address and the processes whose CPU counts."""
-
-    def __init__(self, target: Target, process: subprocess.Popen[bytes] | None) -> None:
-        self.target = target
-        self._root = psutil.Process(process.pid) if process else None
-
-    def cpu_seconds(self) -> float:
-        times = [process.cpu_times() for process in self._processes()]
-        return sum(one.user + one.system for one in times)
-
-    def rss(self) -> int:
-        return sum(process.memory_info().rss for process in self._processes())
-
-    def _processes(self) -> list[psutil.Process]:
-        return [self._root, *self._root.children(recursive=True)] if self._root else []
-
-
 def main() -> None:
     options = parse_options()
     uvloop.install()
@@ -104,6 +69,8 @@ def main() -> None:
     document = {"machine": machine(), "workers": options.workers, "rows": [asdict(row) for row in rows]}
     if options.json:
         options.json.write_text(json.dumps(document, indent=2) + "\n")
+    if options.markdown:
+        options.markdown.write_text(markdown(rows, document["machine"]))
 
 
 def parse_options() -> argparse.Namespace:
@@ -115,9 +82,17 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=50.0, help="tokens a second of a paced stream")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each target in each scenario")
     parser.add_argument("--workers", type=int, default=1, help="of the proxy")
+    parser.add_argument(
+        "--source",
+        choices=("fast", "triton"),
+        default="fast",
+        help="fast: a source at C speed; triton: a paced model behind the real tritonserver, good for about"
+        " 5,000 tokens a second",
+    )
     parser.add_argument("--nginx", help="nginx's binary")
     parser.add_argument("--litellm", help="LiteLLM's binary, from an environment of its own")
     parser.add_argument("--json", type=Path, help="write all numbers here")
+    parser.add_argument("--markdown", type=Path, help="write the table for docs/performance.md here")
     return parser.parse_args()
 
 
@@ -125,6 +100,8 @@ def scenarios(options: argparse.Namespace) -> Iterator[Scenario]:
     yield Scenario("ttft", 1, 200, 1, 0.0)
     for streams in options.streams:
         yield Scenario("paced", streams, 2 * streams, options.tokens, 1 / options.rate)
+    if options.source == "triton":
+        return  # its own limit would be measured, not the proxy's
     yield Scenario("unpaced", 1, 20, 500, 0.0)
     yield Scenario("unpaced", 64, 128, 200, 0.0)
 
@@ -140,12 +117,16 @@ def run(plan: list[Scenario], options: argparse.Namespace) -> list[Row]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ew-bench-")))
         shape = (max(one.requests for one in plan), max(one.tokens for one in plan))
         times = np.memmap(folder / "times", dtype=np.float64, mode="w+", shape=shape)
-        source = stack.enter_context(start_source(folder, shape))
+        start = start_triton if options.source == "triton" else start_source
+        source = stack.enter_context(start(folder, shape))
         servers = {"direct": source}
         for name in targets(options)[1:]:
             servers[name] = stack.enter_context(START[name](folder, source.target.port, options))
         for scenario in plan:
-            set_pace(source.target.port, scenario.pace)
+            if options.source == "triton":
+                (folder / "pace").write_text(str(scenario.pace))
+            else:
+                set_pace(source.target.port, scenario.pace)
             warm_up(servers)
             rows += measure(scenario, servers, times, options.rounds)
             print_rows(rows[-len(servers) :])
@@ -212,118 +193,6 @@ def _added(values: Any, base: Any, percentile: float) -> float:
     return float(1000 * (np.nanpercentile(values, percentile) - np.nanpercentile(base, percentile)))
 
 
-@contextmanager
-def start_source(folder: Path, shape: tuple[int, int]) -> Iterator[Server]:
-    port = free_port()
-    command = [sys.executable, "-m", "benchmarks.proxy_source", f"--port={port}"]
-    command += [f"--times={folder / 'times'}", "--shape", *map(str, shape)]
-    target = Target("direct", port, PATHS["direct"], TOKENS_OF["direct"])
-    with started(command, port) as process:
-        yield Server(target, process)
-
-
-@contextmanager
-def start_ew(folder: Path, source: int, options: argparse.Namespace) -> Iterator[Server]:
-    port = free_port()
-    command = [sys.executable, "-m", "proxy", f"--config={write_package(folder)}", f"--port={port}"]
-    command += [f"--triton=http://127.0.0.1:{source}", f"--workers={options.workers}", "--max-queue=5000"]
-    key = KeyStore(folder / "keys.json").add("bench")
-    command.append(f"--keys={folder / 'keys.json'}")
-    target = Target("ew", port, "/api/v1/inference/stream", TOKENS_OF["ew"], key)
-    with started(command, port) as process:
-        yield Server(target, process)
-
-
-@contextmanager
-def start_nginx(folder: Path, source: int, options: argparse.Namespace) -> Iterator[Server]:
-    port = free_port()
-    (folder / "nginx.conf").write_text(NGINX.format(folder=folder, port=port, source=source))
-    command = [options.nginx, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", "stderr"]
-    with started(command, port) as process:
-        yield Server(Target("nginx", port, PATHS["direct"], TOKENS_OF["nginx"]), process)
-
-
-@contextmanager
-def start_litellm(folder: Path, source: int, options: argparse.Namespace) -> Iterator[Server]:
-    port = free_port()
-    (folder / "litellm.yaml").write_text(LITELLM.format(source=source))
-    command = [options.litellm, "--config", str(folder / "litellm.yaml"), "--port", str(port)]
-    command += ["--host", "127.0.0.1", "--num_workers", str(options.workers)]
-    with started(command, port) as process:
-        yield Server(Target("litellm", port, PATHS["litellm"], TOKENS_OF["litellm"], LITELLM_KEY), process)
-
-
-START = {"ew": start_ew, "nginx": start_nginx, "litellm": start_litellm}
-NGINX = """daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log stderr;
-events {{ worker_connections 8192; }}
-http {{ access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
-  fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
-  keepalive_requests 1000000;
-  upstream source {{ server 127.0.0.1:{source}; keepalive 1024; keepalive_requests 1000000; }}
-  server {{ listen 127.0.0.1:{port} backlog=4096;
-    location / {{ proxy_pass http://source; proxy_http_version 1.1; proxy_set_header Connection "";
-                 proxy_buffering off; }} }} }}
-"""
-LITELLM_KEY = "sk-" + "0123456789abcdef" * 2  # it does not start without one
-LITELLM = """model_list:
-  - model_name: m
-    litellm_params: {{model: openai/m, api_base: "http://127.0.0.1:{source}/v1", api_key: none}}
-litellm_settings: {{telemetry: false}}
-general_settings: {{master_key: %s}}
-""".replace("%s", LITELLM_KEY)
-
-
-@contextmanager
-def started(command: list[str], port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a server until it answers on its port; its children end with it."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        wait_for_port(port, process)
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(40)
-        except subprocess.TimeoutExpired:
-            process.kill()
-
-
-def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            sys.exit(f"{process.args!r} ended with {process.returncode} before it answered")
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    sys.exit(f"{process.args!r} did not answer within {START_SECONDS:g} s")
-
-
-def write_package(folder: Path) -> Path:
-    """A config whose model has a byte-level tokenizer: the source's token id is one character."""
-    tokenizer_folder = folder / "package" / "tokenizer"
-    tokenizer_folder.mkdir(parents=True)
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({letter: index for index, letter in enumerate(letters)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.save(str(tokenizer_folder / "tokenizer.json"))
-    config = folder / "config.json"
-    model = {"engine": "cpu", "model_path": str(folder / "package"), "max_batch_size": 1024}
-    config.write_text(json.dumps({"models": {"m": model}}))
-    return config
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
-
-
 def machine() -> dict[str, Any]:
     cpu = next(
         (
@@ -340,6 +209,26 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "kernel": platform.release(),
     }
+
+
+def markdown(rows: list[Row], about: dict[str, Any]) -> str:
+    """The table of docs/performance.md, under the machine it was made on."""
+    lines = [
+        f"{about['cpu']}, {about['cores']} cores, load average {about['load_average']:.1f} at the end,"
+        f" Python {about['python']}, Linux {about['kernel']}.",
+        "",
+        "| scenario | streams | target | TTFT +p50 ms | +p99 | delay +p50 ms | +p99 | tokens/s | CPU us/token"
+        " | KiB/stream | lost |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {one.scenario} | {one.streams} | {one.target}"
+        f" | {one.added_ttft_p50:.2f} | {one.added_ttft_p99:.2f}"
+        f" | {one.added_delay_p50:.3f} | {one.added_delay_p99:.2f} | {one.tokens_per_second:.0f}"
+        f" | {one.cpu_us_per_token:.1f} | {one.rss_per_stream / 1024:.1f} | {one.lost} |"
+        for one in rows
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def print_rows(rows: list[Row]) -> None:

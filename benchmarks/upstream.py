@@ -20,7 +20,8 @@ import numpy as np
 import orjson
 import uvloop
 
-from benchmarks.proxy import set_pace, start_source
+from benchmarks.proxy import set_pace
+from benchmarks.proxy_targets import start_source
 from proxy.upstream import Pool
 
 PATH = "/v2/models/m-tensorrt_llm/generate_stream"
