@@ -37,6 +37,12 @@ class SetupRequest:
     find_links: Path | None = None
     uv: str | None = None
 
+    @property
+    def installs_with_uv(self) -> bool:
+        """uv does it where packages have one source; several indexes are left to pip, as documented."""
+        one_source = self.engine == "cpu" or self.find_links is not None
+        return self.uv is not None and self.manager == "venv" and one_source
+
 
 @dataclass(frozen=True)
 class Step:
@@ -107,7 +113,7 @@ def _create(request: SetupRequest) -> tuple[Step, ...]:
         arguments = ("create", "--yes", "--name", request.name, "--channel", "conda-forge", *packages)
         return (Step("create", "make the conda environment", (request.manager, *arguments)),)
     if request.uv:
-        seed = ("--seed",) if request.engine != "cpu" else ()
+        seed = () if request.installs_with_uv else ("--seed",)
         command = (request.uv, "venv", "--quiet", *seed, "--python", request.python, str(request.folder))
     else:
         command = (request.python, "-m", "venv", str(request.folder))
@@ -121,7 +127,7 @@ def _cpu_steps(request: SetupRequest) -> tuple[Step, ...]:
 
 def _cuda_steps(request: SetupRequest) -> tuple[Step, ...]:
     release = _release(request)
-    pip = _pip(request)
+    pip = _installer(request)
     torch = f"torch=={torch_version(release.torch)}"
     source = _source(request)
     engine_from = source or _engine_index(request.engine)
@@ -150,14 +156,10 @@ def _source(request: SetupRequest) -> tuple[str, ...]:
     return ("--no-index", "--find-links", str(request.find_links)) if request.find_links else ()
 
 
-def _pip(request: SetupRequest) -> tuple[str, ...]:
-    return (*runner(request), "-m", "pip", "install", "--disable-pip-version-check")
-
-
 def _installer(request: SetupRequest) -> tuple[str, ...]:
-    if request.uv and request.manager == "venv":
+    if request.uv and request.installs_with_uv:
         return (request.uv, "pip", "install", "--python", str(request.folder / "bin" / "python"))
-    return _pip(request)
+    return (*runner(request), "-m", "pip", "install", "--disable-pip-version-check")
 
 
 def _pins(request: SetupRequest) -> dict[str, str]:

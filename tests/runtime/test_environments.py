@@ -136,6 +136,19 @@ def test_offline_every_step_reads_the_folder_only(bench: Bench, tmp_path: Path) 
         assert "http" not in command
 
 
+def test_uv_installs_from_one_source_and_leaves_several_indexes_to_pip(bench: Bench, tmp_path: Path) -> None:
+    bench.add("uv")
+    uv, wheels = str(bench.bin / "uv"), tmp_path / "wheels"
+    wheels.mkdir()
+    offline = plan(engine="cuda-vllm", manager="venv", find_links=wheels).steps
+    assert offline[0].command[:3] == (uv, "venv", "--quiet")
+    assert "--seed" not in offline[0].command, "seeding would ask an index for pip"
+    assert offline[-1].command[:3] == (uv, "pip", "install")
+    online = plan(engine="cuda-trt", manager="venv").steps
+    assert "--seed" in online[0].command
+    assert online[-1].command[1:4] == ("-m", "pip", "install")
+
+
 @pytest.mark.parametrize("engine", ["cuda-trt", "cuda-vllm"])
 def test_every_release_has_a_plan_that_meets_its_own_pins(engine: str, bench: Bench) -> None:
     for release in releases(engine):
