@@ -42,9 +42,13 @@ class TritonPythonModel:
         self._starts.close()
 
     def _respond(self, request: Any) -> Any:
-        tokens = pb.get_input_tensor_by_name(request, "TOKENS_BATCH").as_numpy()
-        lengths = pb.get_input_tensor_by_name(request, "SEQUENCE_LENGTH").as_numpy()
-        texts = self._texts(request.request_id(), tokens, lengths)
+        try:
+            tokens = pb.get_input_tensor_by_name(request, "TOKENS_BATCH").as_numpy()
+            lengths = pb.get_input_tensor_by_name(request, "SEQUENCE_LENGTH").as_numpy()
+            texts = self._texts(request.request_id(), tokens, lengths)
+        except Exception as error:  # the process boundary: other requests share this batch
+            pb.Logger.log_error(f"postprocessing failed: {error!r}")
+            return pb.InferenceResponse(error=pb.TritonError(f"The answer cannot be decoded: {error}."))
         return pb.InferenceResponse([pb.Tensor("OUTPUT", texts)])
 
     def _texts(self, request_id: str, tokens: Any, lengths: Any) -> Any:

@@ -49,6 +49,9 @@ class TritonPythonModel:
         except UsageError as error:
             message = " ".join(part for part in (error.what, error.hint) if part)
             return pb.InferenceResponse(error=pb.TritonError(message, pb.TritonError.INVALID_ARG))
+        except Exception as error:  # the process boundary: other requests share this batch
+            pb.Logger.log_error(f"preprocessing failed: {error!r}")
+            return pb.InferenceResponse(error=pb.TritonError(f"The prompt cannot be prepared: {error}."))
         self._starts.announce(request.request_id())
         return pb.InferenceResponse([pb.Tensor(name, value) for name, value in tensors.items()])
 

@@ -203,3 +203,17 @@ def test_bls_stops_the_engine_when_the_client_leaves(server: Triton) -> None:
     while live.read_text() != "0":
         assert time.monotonic() - started < 5, "the engine goes on"
         time.sleep(0.02)
+
+
+@pytest.mark.e2e
+def test_a_broken_request_to_postprocessing_is_its_own_error(server: Triton) -> None:
+    """Tokens of one beam, lengths of two."""
+    inputs = [
+        {"name": "TOKENS_BATCH", "datatype": "INT32", "shape": [1, 1, 1], "data": [5]},
+        {"name": "SEQUENCE_LENGTH", "datatype": "INT32", "shape": [1, 2], "data": [1, 1]},
+    ]
+    url = f"{server.http}/v2/models/bytes-postprocessing/infer"
+    reply = requests.post(url, json={"id": "x", "inputs": inputs}, timeout=60)
+    assert reply.status_code >= 400
+    assert "cannot be decoded" in reply.json()["error"]
+    assert "".join(generate_stream(server, "bytes", "on it goes", id="y")) == "on it goes"

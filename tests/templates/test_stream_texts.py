@@ -42,7 +42,7 @@ def ids_of(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_interleaved_streams_come_out_whole(name: str, data: st.DataObject) -> None:
     tokenizer, decoders = TOKENIZERS[name], streams(name)
