@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import shutil
 import sys
 import zipfile
 from pathlib import Path
@@ -26,6 +27,7 @@ from runtime.nvidia import Gpu, Nvidia
 GB = 10**9
 H100 = Nvidia("580.95.05", "13.0", (Gpu(0, "H100", 80 * GB, 79 * GB, "9.0"),))
 PIP = "conda run --no-capture-output --name ew-trt python -m pip install --disable-pip-version-check"
+UV = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
 TRT_VERSIONS = {"tensorrt_llm": "1.2.1", "torch": "2.9.1", "transformers": "4.57.3", "numpy": "1.26.4"}
 FAKE_CONDA = """#!{python}
 import json, os, subprocess, sys
@@ -299,7 +301,11 @@ def digest(text: str) -> str:
     return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).decode().rstrip("=")
 
 
-def test_a_real_environment_is_made_found_broken_and_removed(bench: Bench, wheels: Path) -> None:
+def test_a_real_environment_is_made_found_broken_and_removed(
+    bench: Bench, wheels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if UV:  # ten times faster than venv and pip, which do the same where there is no uv
+        monkeypatch.setenv("PATH", f"{Path(UV).parent}:/usr/bin:/bin")
     made = plan(engine="cuda-vllm", manager="venv", python=sys.executable, find_links=wheels)
     environment = set_up(made)
     assert environment.packages["vllm"] == "0.24.0"
