@@ -81,20 +81,21 @@ def make_package(shape: Shape, engine: str, folder: Path, lengths: tuple[int, in
 
 @contextmanager
 def served(
-    engine: str, folder: Path, lengths: tuple[int, int], options: argparse.Namespace
+    engine: str, folder: Path, lengths: tuple[int, int], dtype: str, tp_size: int, port: int
 ) -> Iterator[Service]:
-    """The package behind tritonserver and the proxy."""
+    """The package in `folder` behind tritonserver and the proxy."""
     entry = {
         "engine": engine,
         "model_path": str(folder / "package"),
-        "dtype": "bfloat16",
+        "dtype": dtype,
+        "precision": "exact" if dtype == "float32" else "fast",
         "max_batch_size": 256,
         "max_input_len": lengths[0],
         "max_output_len": lengths[1],
-        "tensor_parallel_size": options.tp_size,
+        "tensor_parallel_size": tp_size,
     }
     atomic.write_json(home().config, {"models": {MODEL: entry}})
-    request = StartRequest((MODEL,), engine=engine, port=options.port, timeout=900.0)  # type: ignore[arg-type]
+    request = StartRequest((MODEL,), engine=engine, port=port, timeout=900.0)  # type: ignore[arg-type]
     service = lifecycle.start(request, progress=lambda step: print(step, file=sys.stderr, flush=True))
     try:
         yield service
@@ -194,7 +195,7 @@ def measure_shape(name: str, options: argparse.Namespace) -> dict[str, Any]:
                 target = source if options.engine != "cpu" else folder / "package"
                 results["bare"] = measure_bare(options.engine, target, options)
             results["bare_gpu"] = watch.as_dict()
-        with served(options.engine, folder, lengths, options) as service:
+        with served(options.engine, folder, lengths, "bfloat16", options.tp_size, options.port) as service:
             for layer in (layer for layer in options.layers if layer != "bare"):
                 with GpuWatch() as watch:
                     results[layer] = measure_layer(layer, service, options)
