@@ -71,13 +71,6 @@ def test_upstream_filled_as_its_readme_says_loads_with_warnings(
 def test_one_forgotten_placeholder(tmp_path: Path, places: dict[str, Path], missing: str, model: str) -> None:
     values = {key: value for key, value in FILLED.items() if key != missing}
     repository = write_upstream(tmp_path / "repo", values, **places)
-    if missing == "bls_instance_count":
-        edit(
-            repository,
-            model,
-            'backend: "python"',
-            'backend: "python"\ninstance_group { count: ${bls_instance_count} }',
-        )
     named = {(f.rule.id, f.file, f.subject) for f in lint(repository)}
     key = "gpt_model_type" if missing == "batching_strategy" else missing
     assert ("EW103", f"{model}/config.pbtxt", key) in named

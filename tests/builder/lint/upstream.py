@@ -14,6 +14,11 @@ STOCK_MODEL = (
     "from transformers import AutoTokenizer\n\n\n"
     "class TritonPythonModel:\n    def execute(self, requests):\n        return []\n"
 )
+INSTANCES = {
+    "preprocessing": "preprocessing_instance_count",
+    "postprocessing": "postprocessing_instance_count",
+    "tensorrt_llm_bls": "bls_instance_count",
+}
 FILLED = {
     "triton_backend": "tensorrtllm",
     "triton_max_batch_size": "64",
@@ -68,6 +73,14 @@ def _config(kind: str) -> str:
         lines.append('backend: "${triton_backend}"' if kind == "tensorrt_llm" else 'backend: "python"')
     if kind in ("tensorrt_llm", "tensorrt_llm_bls"):
         lines.append("model_transaction_policy { decoupled: ${decoupled_mode} }")
+    if kind in ("preprocessing", "tensorrt_llm"):
+        lines.append(
+            "dynamic_batching { preferred_batch_size: [ ${triton_max_batch_size} ] "
+            "max_queue_delay_microseconds: ${max_queue_delay_microseconds} "
+            "default_queue_policy: { max_queue_size: ${max_queue_size} } }"
+        )
+    if kind in INSTANCES:
+        lines.append(f"instance_group [ {{ count: ${{{INSTANCES[kind]}}} kind: KIND_CPU }} ]")
     lines += [_tensor("input", tensor) for tensor in contract["inputs"]]
     lines += [_tensor("output", tensor) for tensor in contract["outputs"]]
     if kind == "ensemble":
