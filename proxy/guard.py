@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from typing import Any
 
@@ -11,6 +12,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEADER_BYTES = 64 << 10
 HEADER_SECONDS = 20.0
+HEAD = (
+    b"HTTP/1.1 %s\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n"
+    b"x-request-id: %s\r\nx-response-time: %.3fms\r\n\r\n"
+)
 SEND_BUFFER_BYTES = 128 << 10  # what the kernel may hold for a client that reads slowly
 
 
@@ -20,10 +25,12 @@ class GuardedProtocol(HttpToolsProtocol):
     _timer: asyncio.TimerHandle | None = None
     _stall: asyncio.TimerHandle | None = None
     _header_bytes = 0
+    _began = 0.0
     _headers_done = False
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self._began = self.loop.time()
         connection: socket.socket = transport.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         self._timer = self.loop.call_later(HEADER_SECONDS, self._headers_too_slow)
@@ -42,6 +49,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._headers_done, self._header_bytes = False, 0
+        self._began = self.loop.time()
         if self._timer is None:
             self._timer = self.loop.call_later(HEADER_SECONDS, self._headers_too_slow)
 
@@ -75,9 +83,12 @@ class GuardedProtocol(HttpToolsProtocol):
         self._refuse(b"408 Request Timeout", "headers_too_slow", "The headers did not arrive in time.")
 
     def _refuse(self, status: bytes, code: str, message: str) -> None:
-        body = orjson.dumps({"error": {"code": code, "message": message}})
-        head = b"HTTP/1.1 %s\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n"
-        self.transport.write(head % (status, len(body)) + b"\r\n" + body)
+        request_id = os.urandom(16).hex()
+        error = {"code": code, "message": message, "hint": "Send a complete HTTP/1.1 request."}
+        body = orjson.dumps({"error": error, "requestId": request_id})
+        elapsed = (self.loop.time() - self._began) * 1000
+        head = HEAD % (status, len(body), request_id.encode(), elapsed)
+        self.transport.write(head + body)
         self.transport.close()
 
 

@@ -193,9 +193,11 @@ class TokenStream:
         self._client.pool.spawn(self._client.stop(self._request, again=not self.answered))
 
     def _check_end(self) -> None:
+        if self._closed:
+            return
         if self._rest.strip():
             raise ConnectionLost("tritonserver ended its answer in the middle of an event.")
-        if not self.answered and not self._closed:
+        if not self.answered:
             raise EngineError("tritonserver ended its answer without a token.")
 
     def _parse(self, data: bytes, ids: list[int]) -> None:
