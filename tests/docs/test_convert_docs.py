@@ -20,7 +20,15 @@ WRITTEN = [
     DOCS / f"{name}{suffix}.md" for name in ("convert", "troubleshooting") for suffix in ("", ".zh-CN")
 ]
 # what renders and lints repositories; its errors are explained with serving
-RENDERING = ("lint", "pbtxt", "render", "repository_changes", "repository_models", "repository_write")
+RENDERING = (
+    "lint",
+    "migrate",
+    "pbtxt",
+    "render",
+    "repository_changes",
+    "repository_models",
+    "repository_write",
+)
 
 
 def test_generated_pages_are_fresh() -> None:
