@@ -15,7 +15,7 @@ from proxy.triton import EngineRequest, Sampling, TokenStream, TritonClient
 from proxy.upstream import ConnectionLost
 
 FinishReason = Literal["stop", "length", "cancelled", "timeout", "error"]
-Cause = Literal["client_gone", "timeout", "draining"]
+Cause = Literal["client_gone", "timeout", "draining", "sibling_failed"]
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,17 @@ import asyncio
 from collections.abc import Callable
 
 from common.errors import EwError
-from proxy.generation import Generation, is_whole
+from proxy.generation import Cause, Generation, is_whole
 from proxy.http import ClientGone, Receive, Send, watch
 from proxy.openai_api.framing import ChoiceWriter
 from proxy.streaming import NO_BUFFERING, early_end, refuse_empty_end
 
 EVENT_STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
 QUEUED_PIECES = 256
+
+
+class Left(EwError):
+    """Put in the place of a text when the client has gone."""
 
 
 async def texts_of_all(generations: list[Generation], receive: Receive) -> list[str]:
@@ -22,11 +26,13 @@ async def texts_of_all(generations: list[Generation], receive: Receive) -> list[
         EwError: a generation failed, or was stopped before its first token.
         ClientGone: nobody is there any more.
     """
-    watcher = asyncio.get_running_loop().create_task(watch(receive, lambda: _cancel(generations)))
+    watcher = asyncio.get_running_loop().create_task(
+        watch(receive, lambda: _cancel(generations, "client_gone"))
+    )
     try:
         texts = await asyncio.gather(*(_text(generation) for generation in generations))
     except EwError:
-        _cancel(generations)
+        _cancel(generations, "sibling_failed")
         raise
     finally:
         watcher.cancel()
@@ -52,17 +58,15 @@ async def stream_many(
     queue: asyncio.Queue[bytes | EwError | None] = asyncio.Queue(QUEUED_PIECES)
     loop = asyncio.get_running_loop()
     tasks = [loop.create_task(_produce(generation, writer, queue)) for generation, writer in choices]
-    watcher = loop.create_task(watch(receive, lambda: _cancel(generations)))
+    watcher = loop.create_task(watch(receive, lambda: _cancel(generations, "client_gone")))
     try:
         await _consume(queue, len(tasks), send, end, failure)
     finally:
         watcher.cancel()
-        _cancel(generations)
+        _cancel(generations, "sibling_failed")
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
-    if any(generation.cause == "client_gone" for generation in generations):
-        raise ClientGone
 
 
 async def _produce(
@@ -73,7 +77,10 @@ async def _produce(
         async for text in generation.texts():
             await queue.put(opening + writer.delta(text))
             opening = b""
-        await queue.put(opening + writer.end() if is_whole(generation) else early_end(generation))
+        if generation.cause == "client_gone":
+            await queue.put(Left("The client has gone."))
+        else:
+            await queue.put(opening + writer.end() if is_whole(generation) else early_end(generation))
     except EwError as error:
         await queue.put(error)
     await queue.put(None)
@@ -93,6 +100,8 @@ async def _consume(
             running -= 1
             continue
         if isinstance(piece, EwError):
+            if isinstance(piece, Left):
+                raise ClientGone
             if not started:
                 raise piece
             await _send(send, failure(piece), last=True)
@@ -109,9 +118,9 @@ async def _text(generation: Generation) -> str:
     return "".join([text async for text in generation.texts()])
 
 
-def _cancel(generations: list[Generation]) -> None:
+def _cancel(generations: list[Generation], cause: Cause) -> None:
     for generation in generations:
-        generation.cancel("client_gone")
+        generation.cancel(cause)
 
 
 async def _send(send: Send, body: bytes, *, last: bool = False) -> None:

@@ -23,11 +23,11 @@ PHASES: dict[str, dict[str, float]] = {
 BOUND_SECONDS = 0.15
 
 
-async def leave_after(stack: Stack, path: str, seconds: float) -> float:
+async def leave_after(stack: Stack, path: str, seconds: float, fields: Any = None) -> float:
     """Send a request on a raw socket, close the socket; returns when."""
     host, port = stack.url.removeprefix("http://").split(":")
     _, writer = await asyncio.open_connection(host, int(port))
-    body = json.dumps({"modelId": MODEL, "prompt": "hi"}).encode()
+    body = json.dumps(fields or {"modelId": MODEL, "prompt": "hi"}).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nX-API-Key: {stack.key}\r\nContent-Length: {len(body)}\r\n\r\n"
     writer.write(head.encode() + body)
     await asyncio.sleep(seconds)
@@ -133,3 +133,12 @@ async def test_many_streams_end_while_others_leave(stack: Stack) -> None:
     with suppress(asyncio.TimeoutError):
         await until(lambda: not stack.service.active)
     assert not stack.service.active
+
+
+@pytest.mark.parametrize("streams", [True, False])
+async def test_leaving_stops_every_choice(stack: Stack, streams: bool) -> None:
+    stack.script(LONG, pace=0.02)
+    fields = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "n": 3, "stream": streams}
+    await leave_after(stack, "/v1/chat/completions", 0.2, fields)
+    assert await until(lambda: len({stopped for stopped, _ in stack.triton.stops}) == 3)
+    assert await until(lambda: not stack.triton.running and not stack.service.active)
