@@ -13,7 +13,7 @@ from pathlib import Path
 from builder.gate import ServerVersions, check_loadable
 from builder.gpus import Gpu
 from builder.manifest import MANIFEST_NAME, Manifest, not_a_package, read_manifest, sha256_of
-from common.errors import PackageError
+from common.errors import PackageError, UsageError
 
 __all__ = ["Package", "Problem", "ServerVersions", "find_packages", "load_package", "not_a_package"]
 
@@ -110,7 +110,17 @@ def load_package(folder: Path) -> Package:
 
 
 def find_packages(folder: Path) -> list[Package]:
-    """The packages directly inside `folder`, or `folder` itself; damaged ones are left out."""
+    """The packages directly inside `folder`, or `folder` itself; damaged ones are left out.
+
+    Raises:
+        UsageError: `folder` is not a folder.
+    """
+    if not folder.is_dir():
+        raise UsageError(
+            f"There is no folder {folder}.",
+            hint="Name a folder of packages.",
+            code="folder_missing",
+        )
     places = [folder] if (folder / MANIFEST_NAME).is_file() else sorted(folder.glob(f"*/{MANIFEST_NAME}"))
     found = []
     for place in places:

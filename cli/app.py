@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 import click
+
+from cli.output import show_error
+from common.errors import EwError, Interrupted, UsageError
 
 # verb -> (module, one line for the overview); the module defines `command`
 VERBS: dict[str, tuple[str, str]] = {
@@ -32,7 +39,36 @@ VERBS: dict[str, tuple[str, str]] = {
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are modules, loaded on first use."""
+    """A group whose commands are modules, loaded on first use. All its errors look like `report_errors`'."""
+
+    def main(  # type: ignore[override]  # click's own signature has overloads that only differ in their result
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        *,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        arguments = list(sys.argv[1:] if args is None else args)
+        try:
+            result = super().main(arguments, prog_name, standalone_mode=False, **extra)
+        except click.UsageError as error:
+            _refuse_usage(error, as_json="--json" in arguments)
+        except click.Abort:
+            _fail(Interrupted(), as_json="--json" in arguments)
+        except EwError as error:
+            _fail(error, as_json="--json" in arguments)
+        sys.exit(result if isinstance(result, int) else 0)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in VERBS and not name.startswith("-"):
+            near = difflib.get_close_matches(name, VERBS, n=1)
+            meant = f" Did you mean {near[0]!r}?" if near else ""
+            raise click.UsageError(f"There is no verb {name!r}.{meant}", ctx)
+        return super().resolve_command(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(VERBS)
@@ -46,6 +82,20 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(verb, summary) for verb, (_, summary) in VERBS.items()])
+
+
+def _refuse_usage(error: click.UsageError, *, as_json: bool) -> NoReturn:
+    """Usage line and help for people; the one document for scripts."""
+    if as_json:
+        command = error.ctx.command_path if error.ctx else "ew"
+        _fail(UsageError(error.format_message(), hint=f"See ./{command} --help."), as_json=True)
+    error.show()
+    sys.exit(error.exit_code)
+
+
+def _fail(error: EwError, *, as_json: bool) -> NoReturn:
+    show_error(error, as_json=as_json)
+    sys.exit(error.exit_code)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from cli.output import report_errors
+from common.paths import home
 from runtime import logs
 
 
@@ -24,6 +25,8 @@ def command(log: str | None, follow: bool, lines: int) -> None:
       ./ew logs -f worker
     """
     names = logs.chosen(log)
+    if not any(logs.log_path(name).exists() for name in names):
+        click.echo(f"There are no logs in {home().logs} yet; ./ew start begins them.", err=True)
     follower = logs.Follower(names)
     for name in names:
         for line in logs.tail(name, lines):

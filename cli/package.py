@@ -111,9 +111,13 @@ def _facts(package: Package) -> list[tuple[str, str]]:
 @report_errors
 def list_packages(folder: Path | None, as_json: bool) -> None:
     """List the packages in a folder (default: models/)."""
-    packages = find_packages(folder or home().models)
+    models = home().models
+    packages = find_packages(folder or models) if folder or models.is_dir() else []
     if as_json:
         emit([_row(package) for package in packages], as_json=True)
+        return
+    if not packages:
+        emit(None, as_json=False, text=f"No packages in {folder or models}.")
         return
     table = Table(show_edge=False, pad_edge=False)
     for name in ("package", "model", "dtype", "tp", "pp", "engine", "size"):

@@ -1,0 +1,66 @@
+"""Wrong command lines: one JSON document with --json, help for people, exit code 2 and never a traceback."""
+
+from __future__ import annotations
+
+import pytest
+
+from cli import status
+from tests.cli.ew import ew
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["plan"],
+        ["plan", "--model", "x", "--tp-size", "two"],
+        ["convert-trt"],
+        ["package", "check", "x"],
+        ["start"],
+        ["demo", "--port", "0"],
+        ["logs"],
+        ["nonsense"],
+    ],
+)
+def test_with_json_a_wrong_command_line_is_one_document(arguments: list[str]) -> None:
+    answer = ew(*arguments, "--json")
+    assert answer.code == 2
+    assert answer.err == ""
+    assert answer.document["error"]["code"] == "usage"
+    assert "--help" in answer.document["error"]["hint"]
+
+
+def test_without_json_it_is_the_usage_line_and_the_problem_on_stderr() -> None:
+    answer = ew("plan")
+    assert (answer.code, answer.out) == (2, "")
+    assert " plan [OPTIONS]" in answer.err
+    assert "Missing option '--model'" in answer.err
+
+
+def test_a_misspelt_verb_is_named_with_the_nearest() -> None:
+    answer = ew("strat", "--model", "x")
+    assert answer.code == 2
+    assert "Did you mean 'start'?" in answer.err
+
+
+def test_an_interrupt_exits_130_and_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(status, "status", interrupt)
+    answer = ew("status", "--json")
+    assert answer.code == 130
+    assert answer.document["error"]["code"] == "interrupted"
+
+
+def test_help_and_version_exit_0() -> None:
+    assert ew("--help").code == ew("--version").code == ew("plan", "--help").code == 0
+
+
+def test_listing_says_that_there_is_nothing_or_no_folder() -> None:
+    assert "No packages in" in ew("package", "list").out
+    assert ew("package", "list", "--json").document == []
+    assert ew("package", "list", "/nowhere", "--json").document["error"]["code"] == "folder_missing"
+
+
+def test_logs_before_the_first_start_say_so() -> None:
+    assert "There are no logs" in ew("logs").err
