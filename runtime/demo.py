@@ -17,7 +17,7 @@ from common.paths import home
 from runtime import client, lifecycle, state
 from runtime.demo_checkpoint import demo_checkpoint
 from runtime.lifecycle import StartRequest
-from runtime.models import entry_for, resolve_models, set_entry
+from runtime.models import entry_for, resolve_models, save_new_entries, set_entry
 from runtime.state import Service
 
 DEMO_MODEL = "smollm2-135m-trt"
@@ -68,7 +68,9 @@ def ensure_model(name: str | None, progress: Progress) -> str:
         return _demo_model(progress)
     folder = Path(name).expanduser()
     if name in _config().models or (folder.is_dir() and _package_state(folder) == "valid"):
-        return resolve_models([name], "cpu")[1][0]
+        config, ids = resolve_models([name], "cpu")
+        save_new_entries(config, ids)
+        return ids[0]
     return _converted(name, progress)
 
 

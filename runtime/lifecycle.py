@@ -22,7 +22,7 @@ from runtime.doctor.diagnosis import diagnose
 from runtime.launch import Command
 from runtime.launchers import LaunchPlan
 from runtime.launchers.service import LaunchOptions, ensure_image, plan_service
-from runtime.models import resolve_models
+from runtime.models import resolve_models, save_new_entries
 from runtime.processes import ProcessRef, boot_id
 from runtime.state import Ports, Service
 from runtime.teardown import clean_up_remains, take_down
@@ -49,7 +49,7 @@ class StartRequest:
 
 
 def plan(request: StartRequest) -> tuple[LaunchPlan, list[Command]]:
-    """How it would be started, here or on a machine with GPUs; may add a package to the config."""
+    """How it would be started, here or on a machine with GPUs; writes nothing."""
     config, model_ids = resolve_models(list(request.models), request.engine)
     with _reserved_ports(request) as reserved:
         service = _new_service(request, model_ids, reserved)
@@ -78,6 +78,7 @@ def start(request: StartRequest, *, progress: Progress = lambda text: None) -> S
             for warning in launch_plan.warnings:
                 progress(f"warning: {warning}")
             ensure_image(launch_plan, progress)
+            save_new_entries(config, model_ids)
             service = service.with_changes(launcher=launch_plan.launcher, stop_command=launch_plan.stop)
             progress("rendering the model repository")
             _prepare(config, service)

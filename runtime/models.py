@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,32 @@ from common.paths import home
 
 
 def resolve_models(names: list[str], engine: Engine) -> tuple[DeployConfig, tuple[str, ...]]:
-    """The config and the model ids that `names` mean. A package folder is added to the config when it is new.
+    """The config and the model ids that `names` mean.
+
+    A new package folder gets an entry in the returned config only; `save_new_entries` writes it to the file,
+    once it is clear that it can be served.
 
     Raises:
         UsageError, ConfigError, PackageError: an unknown name, another engine, a bad package.
     """
     if not names:
         raise UsageError("No model was named.", hint=_known_models_hint())
-    ids = tuple(dict.fromkeys(_model_id(name, engine) for name in names))
-    config = load_config(home().config)
+    config = _config()
+    ids = []
+    for name in names:
+        model_id, entry = _find(name, engine, config)
+        _check(model_id, entry, engine)
+        config.models[model_id] = entry
+        ids.append(model_id)
+    return config, tuple(dict.fromkeys(ids))
+
+
+def save_new_entries(config: DeployConfig, ids: Iterable[str]) -> None:
+    """Put the entries of `ids` that deploy/config.json lacks into it."""
+    known = _config().models
     for model_id in ids:
-        _check(model_id, config.models[model_id], engine)
-    return config, ids
+        if model_id not in known:
+            set_entry(model_id, config.models[model_id])
 
 
 def set_entry(model_id: str, entry: ModelConfig) -> None:
@@ -53,11 +68,14 @@ def entry_for(package: Package, engine: Engine, **settings: Any) -> ModelConfig:
     )
 
 
-def _model_id(name: str, engine: Engine) -> str:
-    """`name` itself when it is an id of the config, else the id of the package folder that it names."""
-    config = load_config(home().config) if home().config.exists() else DeployConfig()
+def _config() -> DeployConfig:
+    return load_config(home().config) if home().config.exists() else DeployConfig()
+
+
+def _find(name: str, engine: Engine, config: DeployConfig) -> tuple[str, ModelConfig]:
+    """Id and entry: of `name` itself when it is an id of the config, else of the package folder it names."""
     if name in config.models:
-        return name
+        return name, config.models[name]
     if not _looks_like_folder(name):
         raise ConfigError(
             f"There is no model {name!r} in {home().config}.",
@@ -66,7 +84,8 @@ def _model_id(name: str, engine: Engine) -> str:
             code="model_unknown",
         )
     package = load_package(_folder(name))
-    return _id_of_package(package, config) or _add(package, engine, config)
+    known = _id_of_package(package, config)
+    return (known, config.models[known]) if known else _new_entry(package, engine, config)
 
 
 def _looks_like_folder(name: str) -> bool:
@@ -85,7 +104,7 @@ def _id_of_package(package: Package, config: DeployConfig) -> str | None:
     return next((key for key, entry in entries if home().resolve(entry.model_path).resolve() == folder), None)
 
 
-def _add(package: Package, engine: Engine, config: DeployConfig) -> str:
+def _new_entry(package: Package, engine: Engine, config: DeployConfig) -> tuple[str, ModelConfig]:
     model_id = package.folder.resolve().name
     if model_id in config.models:
         raise ConfigError(
@@ -93,8 +112,7 @@ def _add(package: Package, engine: Engine, config: DeployConfig) -> str:
             hint=f"Rename the folder {package.folder}, or add an entry with another id to {home().config}.",
             code="model_id_taken",
         )
-    set_entry(model_id, entry_for(package, engine))
-    return model_id
+    return model_id, entry_for(package, engine)
 
 
 def _check(model_id: str, entry: ModelConfig, engine: Engine) -> None:
@@ -121,6 +139,5 @@ def _document() -> dict[str, Any]:
 
 
 def _known_models_hint() -> str:
-    config = load_config(home().config) if home().config.exists() else DeployConfig()
-    known = ", ".join(config.models)
+    known = ", ".join(_config().models)
     return f"Use --model with one of: {known}." if known else "Run ./ew demo for a first model."

@@ -204,7 +204,7 @@ def _pytriton_obstacle(request: LaunchRequest, machine: Machine) -> str:
     if machine.wheel is None:
         return "nvidia-pytriton is not installed"
     if request.engine != "cpu" and request.worker_python is None:
-        return f"there is no environment for {request.engine} (./ew setup --engine {request.engine})"
+        return f"there is no environment for {request.engine}"
     return ""
 
 
@@ -228,10 +228,12 @@ def _cannot(launcher: Launcher, why: str, request: LaunchRequest) -> EwError:
 
 def _no_way(obstacles: dict[Launcher, str], request: LaunchRequest) -> EwError:
     reasons = "; ".join(f"{launcher}: {why}" for launcher, why in obstacles.items())
+    other = "Take cuda-vllm or cuda-trt on a machine with a GPU, cpu on any"
+    setup = f"Set one up: ./ew setup --engine {request.engine}"
     return EnvironmentProblem(
         f"Nothing on this machine can serve the engine {request.engine}.",
         why=f"{reasons}.",
-        hint=f"Set one up: ./ew setup --engine {request.engine}; ./ew doctor shows what is missing.",
+        hint=f"{other if request.engine == 'cuda-hf' else setup}; ./ew doctor shows what is missing.",
         code="no_launcher",
     )
 

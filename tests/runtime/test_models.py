@@ -22,7 +22,7 @@ from builder.manifest import (
 from builder.package import load_package
 from common.config import load_config
 from common.errors import ConfigError, EwError, PackageError, UsageError
-from runtime.models import entry_for, resolve_models, set_entry
+from runtime.models import entry_for, resolve_models, save_new_entries, set_entry
 
 
 def make_package(folder: Path, **sizes: int) -> Path:
@@ -54,6 +54,8 @@ def test_a_package_folder_gets_an_entry_with_its_own_sizes(ew_home: Path) -> Non
     folder = make_package(ew_home / "models" / "tiny")
     config, ids = resolve_models([str(folder)], "cpu")
     assert ids == ("tiny",)
+    assert not (ew_home / "deploy").exists()
+    save_new_entries(config, ids)
     assert json.loads(config_text(ew_home))["models"]["tiny"] == {
         "engine": "cpu",
         "model_path": "models/tiny",
@@ -88,7 +90,7 @@ def test_other_entries_and_their_settings_stay_as_they_are(ew_home: Path) -> Non
     mine = {"engine": "cuda-trt", "model_path": "/big", "max_batch_size": 2}
     (ew_home / "deploy").mkdir()
     (ew_home / "deploy" / "config.json").write_text(json.dumps({"models": {"mine": mine}}))
-    resolve_models([str(make_package(ew_home / "models" / "tiny"))], "cpu")
+    save_new_entries(*resolve_models([str(make_package(ew_home / "models" / "tiny"))], "cpu"))
     assert json.loads(config_text(ew_home))["models"]["mine"] == mine
     assert set(load_config(ew_home / "deploy" / "config.json").models) == {"mine", "tiny"}
 
@@ -116,7 +118,7 @@ def test_what_cannot_be_served_is_named(ew_home: Path) -> None:
 
 def test_a_damaged_package_is_found_before_anything_starts(ew_home: Path) -> None:
     folder = make_package(ew_home / "models" / "tiny")
-    resolve_models([str(folder)], "cpu")
+    save_new_entries(*resolve_models([str(folder)], "cpu"))
     (folder / "ew.json").write_text("{}")
     with pytest.raises(PackageError) as caught:
         resolve_models(["tiny"], "cpu")
