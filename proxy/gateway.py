@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import re
 import signal
+from collections.abc import Awaitable
 from time import perf_counter
 from typing import Any
 
@@ -109,6 +111,9 @@ class Gateway:
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
         await self.service.start()
+        # What is there now stays: the collector need not walk it while tokens wait.
+        gc.collect()
+        gc.freeze()
         if self._handle_signals:
             self._drain_on_signal()
         await send({"type": "lifespan.startup.complete"})
@@ -152,19 +157,23 @@ class _Responder:
         self._context = context
         self._send = send
 
-    async def __call__(self, message: Message) -> None:
+    def __call__(self, message: Message) -> Awaitable[None]:
+        """Not a coroutine of its own: body messages, one a token, pass straight through."""
         if message["type"] == "http.response.start":
-            context = self._context
-            context.status = message["status"]
-            elapsed = (perf_counter() - context.arrived) * 1000
-            timing = ", ".join([*context.server_timing, f"total;dur={elapsed:.3f}"])
-            message["headers"] = [
-                *message["headers"],
-                (b"x-request-id", context.request_id.encode()),
-                (b"x-response-time", b"%.3fms" % elapsed),
-                (b"server-timing", timing.encode()),
-            ]
-        await self._send(message)
+            self._add_headers(message)
+        return self._send(message)
+
+    def _add_headers(self, message: Message) -> None:
+        context = self._context
+        context.status = message["status"]
+        elapsed = (perf_counter() - context.arrived) * 1000
+        timing = ", ".join([*context.server_timing, f"total;dur={elapsed:.3f}"])
+        message["headers"] = [
+            *message["headers"],
+            (b"x-request-id", context.request_id.encode()),
+            (b"x-response-time", b"%.3fms" % elapsed),
+            (b"server-timing", timing.encode()),
+        ]
 
 
 def routes(service: Service) -> list[Route]:

@@ -55,7 +55,8 @@ async def stream(
             opening.result()
             refuse_empty_end(generation)
         await send(_start(framing, generation))
-        await _write(generation, framing, opening, texts, send)
+        # A task of its own: each token then resumes four coroutines and not the whole stack of the server.
+        await asyncio.get_running_loop().create_task(_write(generation, framing, opening, texts, send))
     finally:
         watcher.cancel()
         if not opening.done():

@@ -151,7 +151,10 @@ class TokenStream:
             return None
         ids: list[int] = []
         while not ids:
-            data = await exchange.read()
+            data = exchange.take()
+            if data is None:
+                await exchange.change()
+                continue
             if not data:
                 self._check_end()
                 return None

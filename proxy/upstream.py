@@ -122,25 +122,30 @@ class Exchange:
         if waiter is not None and not waiter.done() and (self.chunks or self.done):
             waiter.set_result(None)
 
-    async def read(self) -> bytes:
-        """What has arrived, joined; b"" at the end.
+    def take(self) -> bytes | None:
+        """What has arrived, joined; b"" at the end, None when there is nothing yet (then await `change`).
 
         Raises:
             EngineError, ServiceError: the connection broke before the answer was whole.
         """
-        while not self.chunks:
-            if self.done:
-                if self.error is not None:
-                    raise self.error
-                return b""
-            self._resume()
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        chunks, self.chunks = self.chunks, []
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        if self.chunks:
+            chunks, self.chunks = self.chunks, []
+            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        if self.error is not None:
+            raise self.error
+        return b"" if self.done else None
+
+    def change(self) -> asyncio.Future[None]:
+        """Done when `take` has something."""
+        self._resume()
+        self._waiter = asyncio.get_running_loop().create_future()
+        return self._waiter
+
+    async def read(self) -> bytes:
+        """`take`, waiting for it."""
+        while (data := self.take()) is None:
+            await self.change()
+        return data
 
     def abort(self) -> None:
         """Give up: close the connection, drop what waits, let a reader see the end."""
