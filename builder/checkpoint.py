@@ -37,6 +37,7 @@ class CheckpointReport:
         files: config.json and the rank files, in order.
         nbytes: size of the rank files; `reused_bytes` of them came from an interrupted run.
         seconds: wall time.
+        overflows: source tensor -> numbers that became infinite, because the new type ends before them.
     """
 
     folder: Path
@@ -45,6 +46,7 @@ class CheckpointReport:
     reused_bytes: int
     seconds: float
     taken_sha256: Mapping[str, str]
+    overflows: Mapping[str, int]
 
     @cached_property
     def sha256(self) -> dict[str, str]:
@@ -118,7 +120,9 @@ def write_checkpoint(
         raise write_error(output, error) from error
     files = (output / "config.json", *(output / file.name for file in plan.files))
     seconds = time.monotonic() - started
-    return CheckpointReport(output, files, plan.total_bytes, filled.reused_bytes, seconds, filled.sha256)
+    return CheckpointReport(
+        output, files, plan.total_bytes, filled.reused_bytes, seconds, filled.sha256, filled.overflows
+    )
 
 
 def _silent(done: int, total: int) -> None:

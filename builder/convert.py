@@ -41,8 +41,8 @@ def convert(request: ConvertRequest, *, progress: Progress | None = None) -> Con
         if request.stage == "plan":
             return _result("planned", prepared, None, started)
         with locked(request.output, lambda: report("waiting for another conversion", 0, 0)) as space:
-            action, manifest = _make(prepared, space, report)
-        return _result(action, prepared, manifest, started)
+            action, manifest, notes = _make(prepared, space, report)
+        return _result(action, prepared, manifest, started, notes)
     except KeyboardInterrupt:
         raise Interrupted() from None
     except OSError as error:
@@ -53,21 +53,21 @@ def _silent(phase: str, done: int, total: int) -> None:
     """Progress of a caller that wants none."""
 
 
-def _make(prepared: Prepared, space: Workspace, report: Progress) -> tuple[Action, Manifest]:
-    """Bring the locked folder to what is asked for; reuse what is there."""
+def _make(prepared: Prepared, space: Workspace, report: Progress) -> tuple[Action, Manifest, tuple[str, ...]]:
+    """Bring the locked folder to what is asked for; reuse what is there. Warnings come last."""
     index = cache.PackageIndex(prepared.request.cache or home().cache / "packages")
     present = _present(prepared, space)
     if present is not None:
         space.finish()
-        return "reused", _follow_up(prepared, space, index, present.manifest, report)
+        return "reused", _follow_up(prepared, space, index, present.manifest, report), ()
     with index.converting(prepared.key, lambda: report("waiting for the same conversion elsewhere", 0, 0)):
-        action, known = _write_checkpoint(prepared, space, index, report)
+        action, known, notes = _write_checkpoint(prepared, space, index, report)
         copy_tokenizer(prepared.inspection.folder, space.folder / TOKENIZER)
         write_llm_args(prepared, space)
         manifest = seal(space.folder, prepared, outlook(prepared, space.folder), known, report)
         space.finish()
         index.remember(prepared.key, space.folder)
-    return action, _follow_up(prepared, space, index, manifest, report)
+    return action, _follow_up(prepared, space, index, manifest, report), notes
 
 
 def _follow_up(
@@ -126,15 +126,15 @@ def _difference(manifest: Manifest, prepared: Prepared) -> str:
 
 def _write_checkpoint(
     prepared: Prepared, space: Workspace, index: cache.PackageIndex, report: Progress
-) -> tuple[Action, dict[str, FileEntry]]:
-    """Convert, go on converting, or link from an equal package; returns the digests known by then."""
+) -> tuple[Action, dict[str, FileEntry], tuple[str, ...]]:
+    """Convert, go on converting, or link from an equal package; returns digests known by then, warnings."""
     request = prepared.request
     found = None if request.force else index.find(prepared.key, prepared.inspection)
     going_on = space.begin(_state(prepared), resume=request.resume)
     if not prepared.writes_checkpoint:
-        return "converted", {}
+        return "converted", {}, ()
     if found is not None and found.folder.resolve() != space.folder.resolve():
-        return "linked", cache.link_part(found, CHECKPOINT, space.folder / CHECKPOINT)
+        return "linked", cache.link_part(found, CHECKPOINT, space.folder / CHECKPOINT), ()
     _foresee_disk(prepared, space)
     written = write_checkpoint(
         prepared.inspection.folder,
@@ -147,7 +147,17 @@ def _write_checkpoint(
         allow_pickle=request.allow_pickle,
         digests=True,
     )
-    return ("resumed" if going_on else "converted"), _entries(written)
+    return ("resumed" if going_on else "converted"), _entries(written), _overflow_warning(written, request)
+
+
+def _overflow_warning(written: CheckpointReport, request: ConvertRequest) -> tuple[str, ...]:
+    if not written.overflows:
+        return ()
+    count, tensor = sum(written.overflows.values()), next(iter(written.overflows))
+    return (
+        f"{count} weights are too large for {request.dtype} and became infinite (first in {tensor}):"
+        " answers will be broken. Convert with --dtype bfloat16.",
+    )
 
 
 def _entries(written: CheckpointReport) -> dict[str, FileEntry]:
@@ -185,14 +195,20 @@ def _gib(size: int) -> str:
     return f"{size / 2**30:.2f} GiB"
 
 
-def _result(action: Action, prepared: Prepared, manifest: Manifest | None, started: float) -> ConvertResult:
+def _result(
+    action: Action,
+    prepared: Prepared,
+    manifest: Manifest | None,
+    started: float,
+    notes: tuple[str, ...] = (),
+) -> ConvertResult:
     return ConvertResult(
         action=action,
         folder=prepared.request.output,
         manifest=manifest,
         plan=prepared.plan,
         seconds=time.monotonic() - started,
-        warnings=_warnings(prepared, manifest),
+        warnings=(*notes, *_warnings(prepared, manifest)),
     )
 
 

@@ -119,7 +119,7 @@ def find_packages(folder: Path) -> list[Package]:
         raise UsageError(
             f"There is no folder {folder}.",
             hint="Name a folder of packages.",
-            code="folder_missing",
+            code="package_missing",
         )
     places = [folder] if (folder / MANIFEST_NAME).is_file() else sorted(folder.glob(f"*/{MANIFEST_NAME}"))
     found = []

@@ -7,6 +7,7 @@ the KV cache a fraction of what the first three leave (0.9 by default).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -266,6 +267,19 @@ def _batch_remarks(fit: list[Figure], sizes: Sizes) -> list[str]:
     return [
         f"max_batch_size {sizes.max_batch_size} is above the recommended {recommended}:"
         " when all requests are long, some wait or are paused for KV cache."
+    ]
+
+
+def window_remark(hf_config: Mapping[str, Any], sizes: Sizes) -> list[str]:
+    """What to set for a model with a sliding window, which no TRT-LLM checkpoint carries."""
+    window = hf_config.get("sliding_window")
+    is_used = hf_config.get("use_sliding_window", not str(hf_config.get("model_type")).startswith("qwen"))
+    if not is_used or not isinstance(window, int) or window >= sizes.max_seq_len:
+        return []
+    return [
+        f"The model attends to the last {window} tokens only (sliding_window), which no TRT-LLM checkpoint"
+        f' carries: set "triton": {{"max_attention_window_size": "{window}"}} in deploy/config.json,'
+        f" or answers beyond {window} tokens differ from the original model's."
     ]
 
 

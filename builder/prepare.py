@@ -5,7 +5,7 @@ All of it takes milliseconds for a local folder; what cannot work is refused her
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from builder.gpus import Gpu, detect_gpus, gpu_by_name
 from builder.inspect import Inspection, inspect, read_config
 from builder.manifest import Layout, RuntimeTarget, Sizes
 from builder.options import read_options
-from builder.plan import Plan, StoredWeights, make_plan
+from builder.plan import Plan, StoredWeights, make_plan, window_remark
 from builder.prequantized import PreQuantized, find_quantization
 from builder.quantization import SAME_AS, SCHEMES, check_calibration, check_quantization
 from builder.request import ConvertRequest, Progress
@@ -140,7 +140,7 @@ def _trtllm_config(
 def _plan(
     request: ConvertRequest, config: dict[str, Any], target: RuntimeTarget, inspection: Inspection
 ) -> Plan:
-    return make_plan(
+    plan = make_plan(
         shape_of(config),
         layout_of(request),
         sizes_of(request),
@@ -149,6 +149,7 @@ def _plan(
         gpu=choose_gpu(request),
         stored=_stored(request, config, inspection),
     )
+    return replace(plan, remarks=(*plan.remarks, *window_remark(inspection.config, sizes_of(request))))
 
 
 def choose_gpu(request: ConvertRequest) -> Gpu | None:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from builder.package import Package
 from builder.pbtxt import CONFIG_NAME, TEMPLATES, fill_template
 from common.config import ModelConfig
-from common.errors import PackageError, RepositoryError, UsageError
+from common.errors import ConfigError, PackageError, RepositoryError, UsageError
 from common.paths import SOURCE_ROOT
 
 Layout = Literal["ew", "upstream"]
@@ -323,7 +323,8 @@ def _worker_options(config: ModelConfig) -> dict[str, Any]:
     }
     if config.engine == "cpu":
         cpu = {"precision": config.precision, "kv_cache_tokens": config.kv_cache_tokens, "threads": None}
-        return {**cpu, **options}
+        window = _single_window(config)
+        return {**cpu, **options, **({"max_attention_window_size": window} if window else {})}
     return {
         **options,
         "dtype": config.dtype,
@@ -331,6 +332,19 @@ def _worker_options(config: ModelConfig) -> dict[str, Any]:
         "pipeline_parallel_size": config.pipeline_parallel_size,
         "gpu_memory_fraction": config.triton.kv_cache_free_gpu_mem_fraction,
     }
+
+
+def _single_window(config: ModelConfig) -> int | None:
+    """The sliding window of the cpu engine, which has one for all layers."""
+    windows = {int(size) for size in (config.triton.max_attention_window_size or "").split(",") if size}
+    if len(windows) > 1:
+        raise ConfigError(
+            "The cpu engine cannot give each layer a window of its own.",
+            why=f"max_attention_window_size is {config.triton.max_attention_window_size}.",
+            hint="Give one window for all layers, or none.",
+            code="window_per_layer",
+        )
+    return windows.pop() if windows else None
 
 
 def _portable(path: Path, target: _Target) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -50,6 +50,7 @@ class Filler:
 
     def __init__(self, plan: ShardPlan, descriptors: list[int]) -> None:
         self._plan, self._descriptors, self._scratch = plan, descriptors, _Scratch()
+        self.overflows: deque[tuple[str, int]] = deque()  # source tensor, numbers that became infinite
 
     def run(self, step: Step) -> None:
         """Read the rows of a step, change them as it says and write them to every rank that has them."""
@@ -67,7 +68,8 @@ class Filler:
     def _changed(self, step: Step, values: Array, source_dtype: str) -> Array:
         if source_dtype != step.dtype:
             result = self._scratch.array("cast", step.dtype, (values.shape[0], values.shape[1]))
-            cast_into(values, source_dtype, result, step.dtype)
+            if overflows := cast_into(values, source_dtype, result, step.dtype):
+                self.overflows.append((step.source, overflows))
             values = result
         return normalise_rows(values, step.dtype) if step.normalised else values
 
@@ -148,10 +150,14 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Filled:
-    """SHA-256 of each rank file by name, if wished, and the bytes that an earlier run had written."""
+    """SHA-256 of each rank file by name, if wished, and the bytes that an earlier run had written.
+
+    `overflows` counts, by source tensor, the numbers too large for the new type, in what this run cast.
+    """
 
     sha256: dict[str, str]
     reused_bytes: int
+    overflows: dict[str, int]
 
 
 def fill(plan: ShardPlan, output: Path, wishes: Wishes) -> Filled:
@@ -210,13 +216,17 @@ def _fill(plan: ShardPlan, folder: Path, journal: Journal, wishes: Wishes) -> Fi
         ThreadPoolExecutor(wishes.workers, thread_name_prefix="convert") as pool,
     ):
         _complete_the_rest(digests, plan, [step for _, step in waiting])
-        for batch in _batches(pool, Filler(plan, descriptors).run, iter(waiting), 2 * wishes.workers):
+        filler = Filler(plan, descriptors)
+        for batch in _batches(pool, filler.run, iter(waiting), 2 * wishes.workers):
             journal.add([number for number, _ in batch])
             _complete(digests, [step for _, step in batch])
             done += sum(step.nbytes for _, step in batch)
             wishes.progress(done, plan.total_bytes)
         sha256 = digests.finish()
-    return Filled(sha256, 0 if journal.is_new else reused)
+    overflows: Counter[str] = Counter()
+    for name, count in filler.overflows:
+        overflows[name] += count
+    return Filled(sha256, 0 if journal.is_new else reused, dict(overflows))
 
 
 def _places(steps: list[Step]) -> dict[int, list[tuple[int, int]]]:

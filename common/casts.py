@@ -56,9 +56,16 @@ def _bf16_to_f32(source: U16, target: Array) -> None:
     np.left_shift(source, np.uint32(16), out=target.view(np.uint32), dtype=np.uint32)
 
 
-def _f32_to_f16(source: Array, target: Array) -> None:
-    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+def _f32_to_f16(source: Array, target: Array) -> int:
+    """Returns how many numbers became infinite; the processor says for nothing whether there are any."""
+    overflows: list[str] = []
+    with np.errstate(
+        over="call", invalid="ignore", under="ignore", call=lambda kind, _: overflows.append(kind)
+    ):
         target[...] = source
+    if not overflows:
+        return 0
+    return int(np.count_nonzero(np.isinf(target)) - np.count_nonzero(np.isinf(source)))
 
 
 def _widen(source: Array, target: Array) -> None:
@@ -71,17 +78,11 @@ def _f64_to_bf16(source: Array, target: U16) -> None:
         _f32_to_bf16(source.astype(np.float32), target)
 
 
-def _via_float32(source: U16, to_float: Callable[[Array, Array], None], kind: str) -> Array:
-    """The few values outside the range where the bits can be shifted."""
-    wide = np.empty(source.size, np.float32)
-    to_float(source, wide)
-    narrow = np.empty(source.size, STORED[kind])
-    (_f32_to_f16 if kind == "F16" else _f32_to_bf16)(wide, narrow)
-    return narrow.view(np.uint16)
+def _bf16_to_f16(source: U16, target: Array) -> int:
+    """Inside the normal range of F16 every BF16 value is exact: move the bits, then mend the rest.
 
-
-def _bf16_to_f16(source: U16, target: Array) -> None:
-    """Inside the normal range of F16 every BF16 value is exact: move the bits, then mend the rest."""
+    Returns how many numbers became infinite.
+    """
     low, high = np.uint16((BIAS_GAP + 1) << 7), np.uint16((BIAS_GAP + 31) << 7)
     magnitude = source & ~SIGN
     result = target.view(np.uint16)
@@ -92,8 +93,13 @@ def _bf16_to_f16(source: U16, target: Array) -> None:
     result &= ~SIGN
     result |= source & SIGN
     where = np.flatnonzero(outside)
-    if where.size:
-        result[where] = _via_float32(source[where], _bf16_to_f32, "F16")
+    if not where.size:
+        return 0
+    wide, narrow = np.empty(where.size, np.float32), np.empty(where.size, np.float16)
+    _bf16_to_f32(source[where], wide)
+    overflows = _f32_to_f16(wide, narrow)
+    result[where] = narrow.view(np.uint16)
+    return overflows
 
 
 def _f16_to_bf16(source: Array, target: U16) -> None:
@@ -111,7 +117,10 @@ def _f16_to_bf16(source: Array, target: U16) -> None:
     target[...] = magnitude
     where = np.flatnonzero(outside)
     if where.size:
-        target[where] = _via_float32(source[where], _widen, "BF16")
+        wide, narrow = np.empty(where.size, np.float32), np.empty(where.size, np.uint16)
+        _widen(source[where], wide)
+        _f32_to_bf16(wide, narrow)
+        target[where] = narrow
 
 
 def _bf16_to_f64(source: U16, target: Array) -> None:
@@ -121,7 +130,7 @@ def _bf16_to_f64(source: U16, target: Array) -> None:
         target[...] = wide
 
 
-CASTS: dict[tuple[str, str], Callable[[Any, Any], None]] = {
+CASTS: dict[tuple[str, str], Callable[[Any, Any], int | None]] = {
     ("F32", "BF16"): _f32_to_bf16,
     ("F64", "BF16"): _f64_to_bf16,
     ("F16", "BF16"): _f16_to_bf16,
@@ -137,15 +146,20 @@ CASTS: dict[tuple[str, str], Callable[[Any, Any], None]] = {
 }
 
 
-def cast_into(source: Array, source_dtype: str, target: Array, target_dtype: str) -> None:
-    """Fill `target` with `source` in another dtype. Both are contiguous and have the same number of items."""
+def cast_into(source: Array, source_dtype: str, target: Array, target_dtype: str) -> int:
+    """Fill `target` with `source` in another dtype. Both are contiguous and have the same number of items.
+
+    Returns how many numbers became infinite, for the targets F16 and F32.
+    """
     flat, result = source.reshape(-1), target.reshape(-1)
     if source_dtype == target_dtype:
         result[...] = flat
-        return
+        return 0
     convert = CASTS[source_dtype, target_dtype]
+    overflows = 0
     for start in range(0, flat.size, PIECE):
-        convert(flat[start : start + PIECE], result[start : start + PIECE])
+        overflows += convert(flat[start : start + PIECE], result[start : start + PIECE]) or 0
+    return overflows
 
 
 def cast(view: Array, source_dtype: str, target_dtype: str) -> Array:

@@ -9,13 +9,15 @@ import shutil
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from builder.convert import convert
 from builder.package import load_package
 from common.errors import CheckpointError, EwError, PackageError, ResourceError, UsageError
+from common.tensors import TensorFile
 from tests.builder.golden import GOLDEN, described
-from tests.builder.made import TOKENIZER_FILES, manifest, package, request, run
+from tests.builder.made import TOKENIZER_FILES, make_source, manifest, package, request, run
 
 
 def test_package_holds_the_golden_checkpoint(source: Path, tmp_path: Path) -> None:
@@ -308,3 +310,26 @@ def test_unwritable_index_does_not_stop_a_conversion(source: Path, tmp_path: Pat
     (tmp_path / "file").write_text("")
     result = run(source, tmp_path / "out", cache=tmp_path / "file" / "cache")
     assert result.action == "converted"
+
+
+def test_a_sliding_window_is_said(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "hf", "mistral")
+    result = run(source, tmp_path / "out")
+    assert any('"max_attention_window_size": "4096"' in warning for warning in result.warnings)
+    short = run(source, tmp_path / "short", max_input_len=2048, max_output_len=2048)
+    assert not any("sliding_window" in warning for warning in short.warnings)
+
+
+def test_weights_too_large_for_the_type_are_counted(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "hf", "mistral")
+    path = source / "model.safetensors"
+    name, info = next(iter(TensorFile(path).tensors.items()))
+    content = bytearray(path.read_bytes())
+    huge = {"F32": np.float32(1e9).tobytes(), "BF16": b"\x80\x7e"}[info.dtype]
+    content[info.offset : info.offset + len(huge)] = huge
+    path.write_bytes(bytes(content))
+    warnings = run(source, tmp_path / "out", dtype="float16").warnings
+    assert any(
+        f"1 weights are too large for float16 and became infinite (first in {name})" in w for w in warnings
+    )
+    assert not any("infinite" in warning for warning in run(source, tmp_path / "wide").warnings)

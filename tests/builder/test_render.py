@@ -175,6 +175,15 @@ def test_worker_file_says_what_to_run(home: Home) -> None:
     assert parameters["gpt_model_path"].string_value == str(home.root / "models" / "m" / "checkpoint")
 
 
+def test_a_sliding_window_reaches_the_cpu_engine(home: Home) -> None:
+    render(config_of(m={"triton": {"max_attention_window_size": "4096"}}), home)
+    document = json.loads((home.repository / "m-tensorrt_llm" / "1" / "worker.json").read_text())
+    assert document["options"]["max_attention_window_size"] == 4096
+    with pytest.raises(ConfigError) as caught:
+        render(config_of(m={"triton": {"max_attention_window_size": "4096,512"}}), home)
+    assert caught.value.code == "window_per_layer"
+
+
 def test_a_moved_installation_still_fits(home: Home, tmp_path: Path) -> None:
     render(config_of(m={}), home)
     moved = home.root.rename(tmp_path / "moved")

@@ -59,7 +59,7 @@ def test_help_and_version_exit_0() -> None:
 def test_listing_says_that_there_is_nothing_or_no_folder() -> None:
     assert "No packages in" in ew("package", "list").out
     assert ew("package", "list", "--json").document == []
-    assert ew("package", "list", "/nowhere", "--json").document["error"]["code"] == "folder_missing"
+    assert ew("package", "list", "/nowhere", "--json").document["error"]["code"] == "package_missing"
 
 
 def test_logs_before_the_first_start_say_so() -> None:

@@ -306,6 +306,18 @@ def test_overflow_becomes_infinity() -> None:
     assert cast(np.array([1e300]), "F64", "F32").tolist() == [np.inf]
 
 
+@pytest.mark.parametrize(
+    ("source", "target"), [("F32", "F16"), ("F64", "F16"), ("BF16", "F16"), ("F64", "F32")]
+)
+def test_numbers_that_became_infinite_are_counted(source: str, target: str) -> None:
+    largest = 1e300 if (source, target) == ("F64", "F32") else 1e30
+    numbers = np.array([1.0, largest, np.inf, 1e-30, -largest, np.nan, -np.inf] * 50_000)
+    values = cast(numbers, "F64", source)
+    result = np.empty(values.shape, STORED[target])
+    assert cast_into(values, source, result, target) == 100_000
+    assert cast_into(values[:1], source, result[:1], target) == 0
+
+
 @pytest.mark.parametrize(("source", "target"), sorted(CASTS))
 def test_pieces_do_not_show(source: str, target: str) -> None:
     numbers = np.random.default_rng(0).standard_normal(200_001).astype(np.float32)
