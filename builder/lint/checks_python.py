@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import json
 import sys
 from collections.abc import Iterator
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from builder.lint.repository import Model, Repository
@@ -106,7 +106,7 @@ def _is_importable(name: str, folder: Path) -> bool:
     beside = (folder / f"{name}.py").is_file() or (folder / name).is_dir()
     if beside or name in sys.stdlib_module_names or name in SERVING_MODULES:
         return True
-    return importlib.util.find_spec(name) is not None
+    return PathFinder.find_spec(name) is not None
 
 
 def _has_execute(tree: ast.Module) -> bool:

@@ -6,7 +6,6 @@ time, so one instance serves many at once.
 
 from __future__ import annotations
 
-import gc
 import json
 import sys
 import threading
@@ -18,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # our modules lie besi
 
 import numpy as np
 import triton_python_backend_utils as pb
-from bls_tensors import FORWARDED_OUTPUTS, PREPROCESSED, engine_inputs, preprocessing_inputs
-from engine_calls import EngineCalls
+from bls_tensors import PREPROCESSED, engine_inputs, forwarded_outputs, preprocessing_inputs
+from engine_calls import EngineCalls, EngineError, triton_url
 from tokenizers import Tokenizer
 
 from common.detokenize import IncrementalDecoder, TokenTexts
@@ -34,22 +33,15 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         config = json.loads(args["model_config"])
         values = {key: value["string_value"] for key, value in config["parameters"].items()}
-        tokenizer_file = (
-            Path(args["model_repository"])
-            / args["model_version"]
-            / values["tokenizer_dir"]
-            / "tokenizer.json"
-        )
+        folder = Path(args["model_repository"]) / args["model_version"] / values["tokenizer_dir"]
         skip = values["skip_special_tokens"].lower() in TRUE
-        self._texts = TokenTexts(Tokenizer.from_file(str(tokenizer_file)), skip)
+        self._texts = TokenTexts(Tokenizer.from_file(str(folder / "tokenizer.json")), skip)
         self._accumulate = values["accumulate_tokens"].lower() in TRUE
         self._preprocessing = values["preprocessing_model_name"]
-        self._calls = EngineCalls(values["tensorrt_llm_model_name"])
+        self._calls = EngineCalls(triton_url(), values["tensorrt_llm_model_name"])
         self._pool = ThreadPoolExecutor(int(values["max_concurrent_requests"]))
         self._closing = threading.Event()
         threading.Thread(target=self._watch, daemon=True).start()
-        # Triton's stub collects garbage after every execute; what is loaded by now need not be looked at.
-        gc.freeze()
 
     def execute(self, requests: list[Any]) -> None:
         for request in requests:
@@ -62,32 +54,30 @@ class TritonPythonModel:
     def _watch(self) -> None:
         """A client that has gone stops its generation, also while no token comes."""
         while not self._closing.wait(WATCH_S):
-            self._calls.stop_cancelled()
+            try:
+                self._calls.stop_cancelled()
+            except OSError as error:  # the server is ending; the next round tries again
+                pb.Logger.log_warn(f"a cancelled request could not be stopped: {error}")
 
     def _serve(self, request: Any, sender: Any) -> None:
         try:
             self._generate(request, sender)
-        except pb.TritonModelException as error:
+        except (EngineError, pb.TritonModelException) as error:
             _fail(sender, str(error))
         except Exception as error:  # the process boundary: nothing else would tell the client
             pb.Logger.log_error(f"BLS request failed: {error!r}")
             _fail(sender, f"The request failed: {error}.")
 
     def _generate(self, request: Any, sender: Any) -> None:
-        prepared = self._preprocess(request)
+        inputs = engine_inputs(request, self._preprocess(request))
         answer = _Answer(self._texts, _stop_words(request), self._accumulate)
-        inputs = engine_inputs(request, prepared)
-        outputs = [name for name in FORWARDED_OUTPUTS if name in request.requested_output_names()]
-        with self._calls.open(request, sender, inputs, outputs) as call:
-            for response in call.responses():
-                text = answer.add(response)
-                if answer.stopped:
-                    call.stop()
-                sender.send(_response(text, response))
+        with self._calls.open(request.request_id(), sender, inputs) as call:
+            for document in call.responses():
+                sender.send(_response(answer.add(document), document))
                 if answer.stopped:
                     break
         rest = answer.end()
-        sender.send(*([_response(rest, None)] if rest else []), flags=FINAL)
+        sender.send(*([_response(rest, {})] if rest else []), flags=FINAL)
 
     def _preprocess(self, request: Any) -> dict[str, Any]:
         inner = pb.InferenceRequest(
@@ -99,7 +89,7 @@ class TritonPythonModel:
         )
         response = inner.exec()
         if response.has_error():
-            raise pb.TritonModelException(response.error().message())
+            raise EngineError(response.error().message())
         return {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
 
 
@@ -116,12 +106,10 @@ class _Answer:
     def stopped(self) -> bool:
         return self._stops.matched is not None
 
-    def add(self, response: Any) -> str:
-        ids = pb.get_output_tensor_by_name(response, "output_ids").as_numpy()
-        lengths = pb.get_output_tensor_by_name(response, "sequence_length").as_numpy()
-        if lengths.size != 1:
-            raise pb.TritonModelException("This model serves one sequence a request; beam_width must be 1.")
-        text = self._decoder.push(ids.reshape(-1)[: int(lengths.flat[0])].tolist())
+    def add(self, document: dict[str, Any]) -> str:
+        """The text that an engine's response completes; one token comes as a number, more as a list."""
+        ids = document.get("output_ids", [])
+        text = self._decoder.push(ids if isinstance(ids, list) else [ids])
         return self._shown(self._stops.push(text))
 
     def end(self) -> str:
@@ -140,13 +128,9 @@ def _stop_words(request: Any) -> tuple[str, ...]:
     return tuple(word for word in words if word)
 
 
-def _response(text: str, inner: Any) -> Any:
+def _response(text: str, document: dict[str, Any]) -> Any:
     values = np.array([[text.encode()]], dtype=object)
-    tensors = [pb.Tensor("text_output", values)]
-    if inner is not None:
-        own = ("output_ids", "sequence_length")
-        tensors += [tensor for tensor in inner.output_tensors() if tensor.name() not in own]
-    return pb.InferenceResponse(tensors)
+    return pb.InferenceResponse([pb.Tensor("text_output", values), *forwarded_outputs(document)])
 
 
 def _fail(sender: Any, message: str) -> None:

@@ -96,7 +96,8 @@ def reference(tokenizer: Tokenizer, ids: list[int], skip: bool) -> str:
     if tokenizer not in (TOKENIZERS["llama"], TOKENIZERS["gemma"]):
         return tokenizer.decode(ids, skip_special_tokens=skip)
     specials = {tokenizer.token_to_id(token) for token in SPECIAL} if skip else set()
-    runs = split_bad_runs([index for index in ids if index not in specials], tokenizer)
+    known = [index for index in ids if index not in specials and tokenizer.id_to_token(index) is not None]
+    runs = split_bad_runs(known, tokenizer)
     return tokenizer.decode(runs, skip_special_tokens=False)
 
 

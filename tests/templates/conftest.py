@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Iterator
+
+import pytest
 
 from common.paths import SOURCE_ROOT
 
-for folder in ("shared", "preprocessing", "postprocessing"):
-    path = str(SOURCE_ROOT / "templates" / folder)
-    if path not in sys.path:
-        sys.path.append(path)
+
+@pytest.fixture(autouse=True, scope="module")
+def beside_each_other() -> Iterator[None]:
+    """The three folders on the path, for the tests of this folder only."""
+    with pytest.MonkeyPatch.context() as patch:
+        for folder in ("shared", "preprocessing", "postprocessing"):
+            patch.syspath_prepend(SOURCE_ROOT / "templates" / folder)
+        yield
