@@ -147,7 +147,8 @@ def _option(words: list[str], name: str) -> str:
 
 
 def _error_text(body: bytes) -> str:
+    """The message of an error reply, which is JSON or one event of a stream."""
     try:
-        return str(json.loads(body)["error"])
+        return str(json.loads(body.removeprefix(b"data:"))["error"])
     except (ValueError, KeyError, TypeError):
         return body.decode(errors="replace") or "The engine gave no answer."

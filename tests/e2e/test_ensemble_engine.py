@@ -58,3 +58,11 @@ def test_streams_equal_the_whole_answer(service: RunningService, text: str) -> N
 def test_stop_words_end_the_answer(service: RunningService) -> None:
     counted = generate(service, "1, 2, 3, 4, 5, 6, 7,", stop_words=["10"])
     assert counted.rstrip().endswith("10")
+
+
+@pytest.mark.e2e
+def test_the_engines_own_refusal_reaches_the_client(service: RunningService) -> None:
+    url = f"{service.triton_url}/v2/models/{service.model}/generate"
+    reply = requests.post(url, json=body("a", max_tokens=100_000), timeout=60)
+    assert reply.status_code == 400
+    assert "request_output_len is 100000" in reply.json()["error"]
