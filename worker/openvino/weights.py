@@ -151,7 +151,7 @@ class CheckpointWeights:
             files, full_name = self._locate(layer, name)
             raise CheckpointError(
                 f"{files[0].path} does not belong to its config.json.",
-                why=f"{full_name} has the shape {list(weight.shape)}, which is not what config.json asks for.",
+                why=f"{full_name} has the shape {list(weight.shape)}; config.json asks for another.",
                 hint="Make the checkpoint again with `ew convert-trt --force`.",
             )
 
