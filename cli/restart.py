@@ -13,7 +13,11 @@ from runtime import lifecycle, state, teardown
 
 @click.command("restart")
 @click.option(
-    "--drain", type=float, default=30.0, show_default=True, help="Seconds that running streams may take."
+    "--drain",
+    type=click.FloatRange(0),
+    default=30.0,
+    show_default=True,
+    help="Seconds that running streams may take.",
 )
 @json_option
 @report_errors

@@ -46,7 +46,9 @@ PARALLEL = ("auto", "leader", "orchestrator", "llmapi")
 )
 @click.option("--image", help="Container image for --launcher docker  [the one that fits the models]")
 @click.option("--shm-size", default="2g", show_default=True, help="/dev/shm of the container.")
-@click.option("--timeout", type=float, default=300.0, show_default=True, help="Seconds to get ready in.")
+@click.option(
+    "--timeout", type=click.FloatRange(1), default=300.0, show_default=True, help="Seconds to get ready in."
+)
 @click.option(
     "--foreground", "stay", is_flag=True, help="Stay, show the logs, stop on a signal (for containers)."
 )

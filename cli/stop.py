@@ -14,7 +14,11 @@ from runtime.teardown import StopReport
 
 @click.command("stop")
 @click.option(
-    "--drain", type=float, default=30.0, show_default=True, help="Seconds that running streams may take."
+    "--drain",
+    type=click.FloatRange(0),
+    default=30.0,
+    show_default=True,
+    help="Seconds that running streams may take.",
 )
 @click.option("--model", help="Unload only this model; ./ew start --model loads it again.")
 @json_option

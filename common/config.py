@@ -100,7 +100,12 @@ def _read_json(path: Path) -> Any:
             code="config_missing",
         ) from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ConfigError(f"{path} is not readable JSON: {error}.", code="config_invalid") from None
+        raise ConfigError(
+            f"{path} is not readable JSON.",
+            why=f"{error}.",
+            hint="Correct it there; README.md shows a complete example.",
+            code="config_invalid",
+        ) from None
 
 
 def _describe(problem: Any) -> str:

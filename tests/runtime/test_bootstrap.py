@@ -96,3 +96,12 @@ def test_a_full_disk_is_reported_before_anything_is_made(root: Path) -> None:
     with pytest.raises(bootstrap.BootstrapError, match="MB free"):
         bootstrap.ensure()
     assert not os.path.exists(root / ".venv")
+
+
+def test_a_folder_that_cannot_be_written_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "file").touch()
+    monkeypatch.setenv("EW_VENV", str(root / "file" / "venv"))
+    with pytest.raises(bootstrap.BootstrapError) as caught:
+        bootstrap.ensure()
+    assert "Not a directory" in caught.value.what
+    assert "EW_VENV" in caught.value.hint

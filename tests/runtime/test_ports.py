@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from common.errors import ResourceError
+from common.errors import ResourceError, UsageError
 from runtime import ports
 
 
@@ -70,3 +70,10 @@ def test_a_port_closed_a_moment_ago_is_free() -> None:
         accepted.close()
         client.close()
     assert ports.is_free(port)
+
+
+def test_an_address_of_another_machine_is_no_busy_port() -> None:
+    for host in ("300.1.1.1", "192.0.2.1"):
+        with pytest.raises(UsageError) as caught:
+            ports.require(ports.port_of(ports.reserve_any()), host)
+        assert caught.value.code == "bad_host"
