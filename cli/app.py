@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -11,7 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from cli.output import show_error
-from common.errors import EwError, Interrupted, UsageError
+from common.errors import EwError, Interrupted, ResourceError, UsageError
 
 # verb -> (module, one line for the overview); the module defines `command`
 VERBS: dict[str, tuple[str, str]] = {
@@ -38,6 +39,9 @@ VERBS: dict[str, tuple[str, str]] = {
 }
 
 
+SHOW_TRACEBACK = "EW_TRACEBACK"
+
+
 class LazyGroup(click.Group):
     """A group whose commands are modules, loaded on first use. All its errors look like `report_errors`'."""
 
@@ -56,8 +60,10 @@ class LazyGroup(click.Group):
             _refuse_usage(error, as_json="--json" in arguments)
         except click.Abort:
             _fail(Interrupted(), as_json="--json" in arguments)
-        except EwError as error:
-            _fail(error, as_json="--json" in arguments)
+        except Exception as error:  # the process boundary: people get words, never a traceback
+            if SHOW_TRACEBACK in os.environ:
+                raise
+            _fail(_expected(error), as_json="--json" in arguments)
         sys.exit(result if isinstance(result, int) else 0)
 
     def resolve_command(
@@ -91,6 +97,25 @@ def _refuse_usage(error: click.UsageError, *, as_json: bool) -> NoReturn:
         _fail(UsageError(error.format_message(), hint=f"See ./{command} --help."), as_json=True)
     error.show()
     sys.exit(error.exit_code)
+
+
+def _expected(error: Exception) -> EwError:
+    """What a verb did not foresee, in the words of the exception tree."""
+    if isinstance(error, EwError):
+        return error
+    if isinstance(error, OSError) and error.filename is not None:
+        return ResourceError(
+            f"{error.filename} cannot be used.",
+            why=f"{error.strerror}.",
+            hint="Check its owner and permissions (was ew run as another user before?) and the free space.",
+            code="file_unusable",
+        )
+    return EwError(
+        f"ew met an error that it does not know: {type(error).__name__}: {error}",
+        why="This is a mistake in ew.",
+        hint=f"Report it with what {SHOW_TRACEBACK}=1 shows when the same command runs again.",
+        code="unknown",
+    )
 
 
 def _fail(error: EwError, *, as_json: bool) -> NoReturn:

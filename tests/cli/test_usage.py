@@ -52,6 +52,29 @@ def test_an_interrupt_exits_130_and_says_what_to_do(monkeypatch: pytest.MonkeyPa
     assert answer.document["error"]["code"] == "interrupted"
 
 
+@pytest.mark.parametrize(
+    ("error", "exit_code", "name"),
+    [
+        (PermissionError(13, "Permission denied", "run/lock"), 8, "file_unusable"),
+        (KeyError("x"), 1, "unknown"),
+    ],
+)
+def test_what_a_verb_did_not_foresee_is_words_too(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, exit_code: int, name: str
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(status, "status", fail)
+    answer = ew("status", "--json")
+    assert answer.code == exit_code
+    assert answer.document["error"]["code"] == name
+    assert "Traceback" not in ew("status").err
+    monkeypatch.setenv("EW_TRACEBACK", "1")
+    with pytest.raises(type(error)):
+        ew("status")
+
+
 def test_help_and_version_exit_0() -> None:
     assert ew("--help").code == ew("--version").code == ew("plan", "--help").code == 0
 
