@@ -4,7 +4,8 @@
 
 The demo model's greedy tokens against those of transformers in f32 (tests/worker/data), in float32 and in
 bfloat16; then 256 requests at once of which a part is cancelled at random moments: afterwards no request may
-be active, no KV cache in use and no more GPU memory taken than before.
+be active, one more request may use no more KV blocks than its own tokens take, and no more GPU memory may be
+taken than before.
 """
 
 from __future__ import annotations
@@ -113,6 +114,19 @@ async def seconds_until_idle(service: Service, limit: float = 10.0) -> float:
     return round(time.monotonic() - began, 3)
 
 
+async def blocks_of_one_request(service: Service) -> float:
+    """The most KV blocks in use while a single request runs: more than its own tokens would be a leak."""
+    async with aiohttp.ClientSession() as session:
+        body = request(list(range(100, 164)), 400)
+        job = asyncio.create_task(generate(session, url(service), body))
+        most = 0.0
+        while not job.done():
+            most = max(most, await metric(service, USED))
+            await asyncio.sleep(0.05)
+        await job
+    return most
+
+
 def gpu_memory_mib() -> float | None:
     query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
     with suppress(OSError, subprocess.CalledProcessError):
@@ -126,12 +140,12 @@ async def cancellation(service: Service, turns: int) -> dict[str, Any]:
     before = gpu_memory_mib()
     ends = [await cancel_many(service, turn) for turn in range(turns)]
     idle = await seconds_until_idle(service)
-    await asyncio.sleep(2.0)  # metrics are sent about once a second
+    alone = await blocks_of_one_request(service)
     return {
         "rounds_of_256": ends,
         "seconds_until_idle": idle,
         "active_after": await metric(service, ACTIVE),
-        "kv_blocks_used_after": await metric(service, USED),
+        "most_kv_blocks_of_one_request_of_464_tokens_after": alone,
         "gpu_memory_mib": {"before": before, "after": gpu_memory_mib()},
     }
 

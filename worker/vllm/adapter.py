@@ -72,7 +72,8 @@ class VllmAdapter:
         return len(self._running)
 
     def load(self) -> Load:
-        return self._load
+        # The core sends nothing while it is idle; what it said last is then over.
+        return self._load if self._running else Load(0, 0.0)
 
     def submit(self, request: GenerationRequest) -> None:
         name = str(request.request_id)
@@ -89,22 +90,25 @@ class VllmAdapter:
 
     def step(self) -> list[Update | Refusal]:
         """New tokens of every request since the last step: several of one request when they are waiting."""
-        outputs = self._next_outputs()
-        self._scheduled = len(outputs)
+        found = self._next_outputs()
+        if found is None:
+            return []
+        if found.scheduler_stats is not None:
+            self._load = Load(len(found.outputs), round(found.scheduler_stats.kv_cache_usage, 4))
         now = time.monotonic_ns()
-        return [result for output in outputs if (result := self._read(output, now))]
+        return [result for output in found.outputs if (result := self._read(output, now))]
 
-    def _next_outputs(self) -> list[Any]:
+    def _next_outputs(self) -> Any:
+        """What the core has sent, None when nothing came in time."""
         try:
             found = self._core.outputs_queue.get(timeout=WAIT_SECONDS)
         except queue.Empty:
-            return []
+            return None
         if isinstance(found, Exception):
             raise EngineError(
                 "vLLM's engine core has failed.", why=repr(found), code="engine_failed"
             ) from found
-        outputs: list[Any] = found.outputs
-        return outputs
+        return found
 
     def _read(self, output: Any, now: int) -> Update | Refusal | None:
         running = self._running.get(output.request_id)
