@@ -6,11 +6,11 @@ import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.package import load_package
+from builder.package import Package, load_package
 from builder.repository_changes import Changes, diff, plan_changes
 from builder.repository_models import Layout, ModelFiles, model_files
 from builder.repository_write import apply_changes, locked
-from common.config import DeployConfig
+from common.config import DeployConfig, ModelConfig
 from common.errors import ConfigError, UsageError
 from common.paths import Home
 
@@ -79,7 +79,7 @@ def render(
         model_files(
             model_id,
             config.models[model_id],
-            load_package(home.resolve(config.models[model_id].model_path)),
+            _package(model_id, config.models[model_id], home),
             repository,
             trtllm_version=trtllm_version,
             layout=layout,
@@ -142,3 +142,23 @@ def _report(
         dry_run=dry_run,
         diff="\n".join(diff(repository, changes)) if with_diff else "",
     )
+
+
+def _package(model_id: str, config: ModelConfig, home: Home) -> Package:
+    """The model's package. Raises ConfigError where the config says another type or split than it has."""
+    package = load_package(home.resolve(config.model_path))
+    layout = package.manifest.layout
+    found = {
+        "dtype": layout.dtype,
+        "tensor_parallel_size": layout.tp_size,
+        "pipeline_parallel_size": layout.pp_size,
+    }
+    for key, value in found.items():
+        if key in config.model_fields_set and getattr(config, key) != value:
+            raise ConfigError(
+                f"models.{model_id}.{key} is {getattr(config, key)}, but the package has {value}.",
+                why=f"{package.folder} was converted that way.",
+                hint=f"Correct {key} in deploy/config.json, or convert again with the other value.",
+                code="config_contradicts_package",
+            )
+    return package

@@ -130,7 +130,13 @@ def _read(path: Path) -> tuple[ApiKey, ...]:
     try:
         document: Any = json.loads(path.read_text(encoding="utf-8"))
         return tuple(ApiKey(**record) for record in document["keys"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read: {error.strerror}.",
+            hint=f"Give this user the right to read it (ls -l {path}).",
+            code="key_file_unreadable",
+        ) from None
+    except (ValueError, TypeError, KeyError) as error:
         raise ConfigError(
             f"{path} is not a key file: {error}.", hint=f"Remove {path} and start again: a new key is made."
         ) from None

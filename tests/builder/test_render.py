@@ -103,6 +103,16 @@ def test_text_models_have_the_contract_without_images_and_drafts(home: Home) -> 
         assert set(contract["parameters"]) <= set(config.parameters)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("tensor_parallel_size", 2), ("pipeline_parallel_size", 3), ("dtype", "float32")]
+)
+def test_a_layout_that_the_package_does_not_have_is_refused(home: Home, key: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"models\.m\.{key} is {value}") as caught:
+        render(config_of(m={key: value}), home)
+    assert caught.value.code == "config_contradicts_package"
+    assert not list(home.repository.glob("*"))
+
+
 def test_bls_can_be_left_out(home: Home) -> None:
     render(config_of(m={}), home)
     report = render(config_of(m={"triton": {"bls": False}}), home)
