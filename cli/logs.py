@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from cli.output import report_errors
+from cli.output import emit, json_option, report_errors
+from common.errors import UsageError
 from common.paths import home
 from runtime import logs
 
@@ -15,16 +16,23 @@ from runtime import logs
 @click.option(
     "-n", "--lines", type=click.IntRange(0), default=50, show_default=True, help="Lines of each log."
 )
+@json_option
 @report_errors
-def command(log: str | None, follow: bool, lines: int) -> None:
+def command(log: str | None, follow: bool, lines: int, as_json: bool) -> None:
     """Show the end of the logs: triton, worker and proxy, or one of them.
 
     \b
     Examples:
       ./ew logs
       ./ew logs -f worker
+      ./ew logs proxy -n 5 --json
     """
     names = logs.chosen(log)
+    if as_json:
+        if follow:
+            raise UsageError("--follow has no end, so it does not go with --json.", hint="Leave one out.")
+        emit({name: logs.tail(name, lines) for name in names}, as_json=True)
+        return
     if not any(logs.log_path(name).exists() for name in names):
         click.echo(f"There are no logs in {home().logs} yet; ./ew start begins them.", err=True)
     follower = logs.Follower(names)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from cli import status
@@ -17,7 +19,7 @@ from tests.cli.ew import ew
         ["package", "check", "x"],
         ["start"],
         ["demo", "--port", "0"],
-        ["logs"],
+        ["logs", "nothing"],
         ["nonsense"],
     ],
 )
@@ -87,3 +89,11 @@ def test_listing_says_that_there_is_nothing_or_no_folder() -> None:
 
 def test_logs_before_the_first_start_say_so() -> None:
     assert "There are no logs" in ew("logs").err
+
+
+def test_logs_are_one_document_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EW_HOME", str(tmp_path))
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "proxy.log").write_text("one\ntwo\n")
+    assert ew("logs", "proxy", "-n", "1", "--json").document == {"proxy": ["two"]}
+    assert ew("logs", "-f", "--json").code == 2
