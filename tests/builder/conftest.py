@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from common.paths import Home
 from tests.builder.made import make_source
+from tests.packages import make_package
+from tests.proxy.tokenizers_made import byte_level
 
 
 @pytest.fixture
@@ -21,3 +24,11 @@ def no_gpu_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(empty))
     monkeypatch.delenv("EW_TRTLLM_BUILD", raising=False)
     monkeypatch.setenv("EW_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """A home folder with the package models/m."""
+    home = Home(tmp_path / "ew")
+    make_package(home.root / "models" / "m", byte_level(), settings={"eos_token": "<|im_end|>"})
+    return home

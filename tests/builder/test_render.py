@@ -1,12 +1,9 @@
-"""Repositories: the contract's tensors and parameters, atomic and repeatable writes, hand edits."""
+"""Repositories: the contract's tensors and parameters, versions of TensorRT-LLM, layouts."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,71 +11,16 @@ import pytest
 
 from builder import pbtxt
 from builder.lint import lint
-from builder.render import RenderReport, render
-from builder.repository_changes import RECORD_NAME
-from common.config import DeployConfig, parse_config
-from common.errors import ConfigError, PackageError, RepositoryError, ResourceError, UsageError
-from common.paths import SOURCE_ROOT, Home
+from builder.render import render
+from common.errors import ConfigError, PackageError, UsageError
+from common.paths import Home
+from tests.builder.rendering import CONTRACT, config_of, rendered, tensors, wanted
 from tests.packages import make_package
 from tests.proxy.tokenizers_made import byte_level
 
-CONTRACT = json.loads((SOURCE_ROOT / "tests/data/contracts/triton_tensorrtllm.json").read_text())["models"]
-KINDS = ("ensemble", "preprocessing", "tensorrt_llm", "postprocessing", "tensorrt_llm_bls")
 LEFT_OUT = re.compile(
     r"IMAGE|VIDEO|PIXEL|ASPECT|CROSS_ATTENTION|ATTENTION_MASK|VISION|num_draft|use_draft", re.IGNORECASE
 )
-TENSOR_TYPES = {
-    "${logits_datatype}": "TYPE_FP32",
-    "${encoder_input_features_data_type}": "TYPE_FP16",
-    "${prompt_embedding_table_data_type}": "TYPE_FP16",
-}
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Home:
-    home = Home(tmp_path / "ew")
-    make_package(home.root / "models" / "m", byte_level(), settings={"eos_token": "<|im_end|>"})
-    return home
-
-
-def config_of(**models: dict[str, Any]) -> DeployConfig:
-    entries = {
-        model_id: {"engine": "cpu", "model_path": "models/m", **entry} for model_id, entry in models.items()
-    }
-    return parse_config({"models": entries})
-
-
-def rendered(home: Home, model: str = "m", kind: str = "tensorrt_llm") -> Any:
-    """The parsed config.pbtxt of one rendered model."""
-    folder = model if kind == "ensemble" else f"{model}-{kind}"
-    path = home.repository / folder / "config.pbtxt"
-    return pbtxt.parse_config(path.read_text(encoding="utf-8"), source=str(path))
-
-
-def tensors(entries: Any) -> list[dict[str, Any]]:
-    """Tensors of a parsed configuration in the contract's form."""
-    types = pbtxt.model_config_messages().DataType
-    found = []
-    for entry in entries:
-        one = {"name": entry.name, "data_type": types.Name(entry.data_type), "dims": list(entry.dims)}
-        for flag in ("optional", "allow_ragged_batch"):
-            if getattr(entry, flag, False):
-                one[flag] = True
-        if entry.HasField("reshape"):
-            one["reshape"] = list(entry.reshape.shape)
-        found.append(one)
-    return found
-
-
-def wanted(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [
-        {**entry, "data_type": TENSOR_TYPES.get(entry["data_type"], entry["data_type"])} for entry in entries
-    ]
-
-
-def snapshot(repository: Path) -> dict[str, tuple[bytes, int]]:
-    paths = (path for path in sorted(repository.rglob("*")) if path.is_file())
-    return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
 
 
 def test_engine_model_has_exactly_the_contract(home: Home) -> None:
@@ -271,186 +213,3 @@ def test_upstream_layout_has_the_fixed_names(home: Home) -> None:
     render(config_of(m={}, second={}), home, only=["second"], layout="upstream")
     assert render(config_of(m={}), home).removed
     assert {path.name.split("-")[0] for path in home.repository.iterdir() if path.is_dir()} == {"m"}
-
-
-def test_same_input_same_bytes_and_times(home: Home) -> None:
-    first = render(config_of(m={}), home)
-    before = snapshot(home.repository)
-    second = render(config_of(m={}), home)
-    assert (second.written, second.removed) == ([], [])
-    assert second.unchanged == first.written
-    assert snapshot(home.repository) == before
-    shutil.rmtree(home.repository)
-    render(config_of(m={}), home)
-    assert {name: data for name, (data, _) in snapshot(home.repository).items()} == {
-        name: data for name, (data, _) in before.items()
-    }
-
-
-def test_only_changed_files_are_written(home: Home) -> None:
-    render(config_of(m={}), home)
-    before = snapshot(home.repository)
-    report = render(config_of(m={"triton": {"max_queue_size": 9}}), home)
-    assert report.written == ["m-preprocessing/config.pbtxt", "m-tensorrt_llm/config.pbtxt"]
-    after = snapshot(home.repository)
-    changed = {name for name in after if after[name] != before[name]}
-    names = [*report.written, RECORD_NAME]
-    assert changed == {str(home.repository / name) for name in names}
-
-
-def test_models_come_and_go_and_others_stay(home: Home) -> None:
-    mine = home.repository / "my-own-model" / "config.pbtxt"
-    mine.parent.mkdir(parents=True)
-    mine.write_text('name: "my-own-model"')
-    render(config_of(m={}, second={}), home)
-    cache = home.repository / "second-preprocessing" / "1" / "__pycache__" / "model.pyc"
-    cache.parent.mkdir()
-    cache.write_text("x")
-    report = render(config_of(m={}), home)
-    assert {name.split("/")[0] for name in report.removed} == {
-        "second",
-        *(f"second-{kind}" for kind in KINDS[1:]),
-    }
-    assert sorted(path.name for path in home.repository.iterdir() if path.is_dir()) == sorted(
-        ["m", *(f"m-{kind}" for kind in KINDS[1:]), "my-own-model"]
-    )
-
-
-def test_only_leaves_other_models_alone(home: Home) -> None:
-    render(config_of(m={}, second={}), home)
-    report = render(config_of(m={"max_batch_size": 2}), home, only=["m"])
-    assert report.removed == []
-    assert (home.repository / "second" / "config.pbtxt").exists()
-    assert rendered(home).max_batch_size == 2
-    assert render(config_of(m={"max_batch_size": 2}, second={}), home).written == []
-
-
-def test_hand_edits_are_never_lost_silently(home: Home) -> None:
-    render(config_of(m={}), home)
-    path = home.repository / "m-tensorrt_llm" / "config.pbtxt"
-    path.write_text(path.read_text() + "# mine\n")
-    for config in (config_of(m={}), config_of(m={"max_batch_size": 2}), config_of()):
-        with pytest.raises(RepositoryError) as caught:
-            render(config, home)
-        assert caught.value.code == "hand_edited"
-        assert str(path) in caught.value.what
-        assert path.read_text().endswith("# mine\n")
-    assert "-# mine" in render(config_of(m={}), home, dry_run=True, with_diff=True).diff
-    assert render(config_of(m={}), home, force=True).written == ["m-tensorrt_llm/config.pbtxt"]
-    assert "# mine" not in path.read_text()
-
-
-def test_a_foreign_file_in_the_way_is_kept(home: Home) -> None:
-    path = home.repository / "m" / "config.pbtxt"
-    path.parent.mkdir(parents=True)
-    path.write_text('name: "m"')
-    with pytest.raises(RepositoryError):
-        render(config_of(m={}), home)
-    assert path.read_text() == 'name: "m"'
-    assert sorted(entry.name for entry in home.repository.iterdir()) == ["m"]
-
-
-def test_dry_run_changes_nothing(home: Home) -> None:
-    report = render(config_of(m={}), home, dry_run=True, with_diff=True)
-    assert "+++ m-tensorrt_llm/config.pbtxt" in report.diff
-    assert report.written
-    assert not home.repository.exists()
-
-
-def fail_at(monkeypatch: pytest.MonkeyPatch, name: str, call: int) -> None:
-    """Make the `call`th os.<name> fail as on a full disk."""
-    original, seen = getattr(os, name), []
-
-    def failing(*args: Any) -> Any:
-        seen.append(args)
-        if len(seen) == call:
-            raise OSError(28, "No space left on device", str(args[0]))
-        return original(*args)
-
-    monkeypatch.setattr(os, name, failing)
-
-
-def test_a_full_disk_while_staging_leaves_the_old_repository(
-    home: Home, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    render(config_of(m={}), home)
-    before = snapshot(home.repository)
-    with monkeypatch.context() as patch:
-        fail_at(patch, "fsync", 3)
-        with pytest.raises(ResourceError) as caught:
-            render(config_of(m={"max_batch_size": 2}, second={}), home)
-    assert caught.value.code == "disk_full"
-    assert snapshot(home.repository) == before
-    assert [path.name for path in home.root.iterdir() if "staging" in path.name] == []
-
-
-@pytest.mark.parametrize("call", range(1, 8))
-def test_an_interrupted_swap_is_finished_by_the_next_render(
-    home: Home, monkeypatch: pytest.MonkeyPatch, call: int
-) -> None:
-    render(config_of(m={}), home)
-    with monkeypatch.context() as patch:
-        fail_at(patch, "replace", call)
-        with contextlib.suppress(ResourceError):
-            render(config_of(m={"max_batch_size": 2, "triton": {"skip_special_tokens": False}}), home)
-    render(config_of(m={"max_batch_size": 3}), home)
-    assert {rendered(home, kind=kind).max_batch_size for kind in KINDS} == {3}
-    assert render(config_of(m={"max_batch_size": 3}), home).written == []
-
-
-def test_a_template_error_writes_nothing(home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    templates = tmp_path / "templates"
-    shutil.copytree(pbtxt.TEMPLATES, templates)
-    for text, code in (("{{ no_such }}", "template_invalid"), ("max_batch_size: x", "pbtxt_invalid")):
-        (templates / "postprocessing" / "config.pbtxt.j2").write_text(text)
-        monkeypatch.setattr(pbtxt, "TEMPLATES", templates)
-        pbtxt.template_environment.cache_clear()
-        with pytest.raises(RepositoryError) as caught:
-            render(config_of(m={}), home)
-        assert caught.value.code == code
-        assert not home.repository.exists()
-    monkeypatch.undo()
-    pbtxt.template_environment.cache_clear()
-
-
-@pytest.mark.parametrize(
-    ("config", "only", "error", "code"),
-    [
-        ({"m": {}, "m-tensorrt_llm": {}}, None, ConfigError, "model_id_clash"),
-        ({"m": {}}, ["n"], UsageError, "unknown_model"),
-        ({"m": {"model_path": "nowhere"}}, None, PackageError, "package_missing"),
-    ],
-)
-def test_what_cannot_be_rendered_is_refused(
-    home: Home, config: dict[str, Any], only: list[str] | None, error: type[Exception], code: str
-) -> None:
-    with pytest.raises(error) as caught:
-        render(config_of(**config), home, only=only)
-    assert getattr(caught.value, "code", None) == code
-    assert not home.repository.exists()
-
-
-def test_a_package_without_tokenizer_json_is_refused(home: Home) -> None:
-    make_package(home.root / "models" / "bare")
-    with pytest.raises(PackageError) as caught:
-        render(config_of(m={"model_path": "models/bare"}), home)
-    assert caught.value.code == "tokenizer_missing"
-
-
-def test_a_record_that_points_outside_is_refused(home: Home) -> None:
-    render(config_of(m={}), home)
-    (home.repository / RECORD_NAME).write_text('{"format": 1, "models": {"x": {"../../victim": ["0"]}}}')
-    victim = home.root / "victim"
-    victim.write_text("mine")
-    with pytest.raises(RepositoryError) as caught:
-        render(config_of(m={}), home)
-    assert caught.value.code == "record_invalid"
-    assert victim.exists()
-
-
-def test_a_lost_record_is_made_again(home: Home) -> None:
-    render(config_of(m={}), home)
-    (home.repository / RECORD_NAME).unlink()
-    render(config_of(m={}), home)
-    report: RenderReport = render(config_of(m={"max_batch_size": 2}), home)
-    assert report.written
