@@ -25,6 +25,12 @@ def parse_arguments(arguments: list[str] | None) -> Settings:
     defaults = Settings(config="")
     parser.add_argument("--config", required=True, help="deploy/config.json")
     parser.add_argument("--triton", action="append", help="tritonserver's HTTP address; may be repeated")
+    parser.add_argument(
+        "--triton-metrics",
+        action="append",
+        metavar="URL",
+        help="its metrics port, whose metrics /metrics shows too; repeatable",
+    )
     parser.add_argument("--keys", help="key file; without it every request is allowed")
     parser.add_argument("--model", action="append", dest="models", help="serve only this model; repeatable")
     parser.add_argument("--cors-origin", action="append", dest="cors_origins", help="allowed origin")

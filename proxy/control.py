@@ -48,7 +48,9 @@ class Control:
         return _json(document, 200 if ready else 503)
 
     async def metrics(self, request: Request) -> Response:
-        return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        """The proxy's metrics, then tritonserver's."""
+        text = metrics.render() + await self._service.triton_metrics.text()
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def openapi(self, request: Request) -> Response:
         return _json(openapi.document())

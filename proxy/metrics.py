@@ -27,6 +27,7 @@ FINISHED = Counter("ew_generations_total", "Generations ended, by finish reason"
 PROMPT_TOKENS = Counter("ew_prompt_tokens_total", "Prompt tokens sent to the engine", ["model"])
 COMPLETION_TOKENS = Counter("ew_completion_tokens_total", "Tokens generated", ["model"])
 CANCELLATIONS = Counter("ew_cancellations_total", "Generations stopped before their end", ["model", "reason"])
+BROKEN = Counter("ew_broken_streams_total", "Streams that ended with an error event", ["model", "reason"])
 REFUSED = Counter("ew_refused_total", "Requests refused before any work", ["reason"])
 ACTIVE = Gauge("ew_active_generations", "Generations running", ["model"], multiprocess_mode="livesum")
 TTFT = Histogram("ew_ttft_seconds", "Arrival to first token", ["model"], buckets=TTFT_BUCKETS)
@@ -47,6 +48,10 @@ class ModelMetrics:
         self._itl = ITL.labels(model_id)
         self._total = TOTAL.labels(model_id)
         self._added = ADDED.labels(model_id)
+
+    def stream_broke(self, reason: str) -> None:
+        """Count a stream whose status was 200 and whose answer is not whole."""
+        BROKEN.labels(self._model_id, reason).inc()
 
     def observe(self, generation: Generation) -> None:
         """Count a generation that has ended."""

@@ -22,6 +22,7 @@ from proxy.loading import OnDemand
 from proxy.models import Registry
 from proxy.router import Router
 from proxy.settings import Settings
+from proxy.triton_metrics import TritonMetrics
 
 
 @dataclass
@@ -44,6 +45,7 @@ class Service:
         self.settings = settings
         self.registry = Registry(load_config(Path(settings.config)), settings.models)
         self.router = Router(settings.triton)
+        self.triton_metrics = TritonMetrics(settings.triton_metrics)
         self.keys = KeyStore(Path(settings.keys)) if settings.keys else None
         self.rates = RateLimiter()
         shared = os.environ.get("PROMETHEUS_MULTIPROC_DIR")  # set when there are several workers
@@ -67,6 +69,7 @@ class Service:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.router.close()
+        await self.triton_metrics.close()
 
     def begin_drain(self) -> None:
         """Refuse new work; running generations have `drain` seconds, then they end with a typed event."""

@@ -13,6 +13,7 @@ class Settings:
 
     config: str
     triton: tuple[str, ...] = ("http://127.0.0.1:8000",)
+    triton_metrics: tuple[str, ...] = ()
     keys: str | None = None
     models: tuple[str, ...] = ()
     host: str = "127.0.0.1"

@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import Protocol
 
 from common.errors import EwError, ServiceError
+from proxy import metrics
 from proxy.generation import Generation, is_whole
 from proxy.http import ClientGone, Headers, Receive, Send, watch
 
@@ -82,14 +83,20 @@ async def _write(
             await send({"type": "http.response.body", "body": framing.delta(text), "more_body": True})
             timings.added += perf_counter() - generation.received_at
     except EwError as error:
-        await _send(send, framing.failure(generation, error), last=True)
+        await _send(send, _failure(framing, generation, error), last=True)
         return
     if generation.cause == "client_gone":
         raise ClientGone
     if is_whole(generation):
         await _send(send, framing.end(generation), last=True)
     else:
-        await _send(send, framing.failure(generation, early_end(generation)), last=True)
+        await _send(send, _failure(framing, generation, early_end(generation)), last=True)
+
+
+def _failure(framing: Framing, generation: Generation, error: EwError) -> bytes:
+    """The last event of a stream that broke after its status line had said 200."""
+    metrics.of_model(generation.request.model.model_id).stream_broke(error.code)
+    return framing.failure(generation, error)
 
 
 async def whole_text(generation: Generation, receive: Receive) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from common.errors import EnvironmentProblem
 from common.paths import SOURCE_ROOT, home
 from runtime import pythons
+from runtime.ports import LOOPBACK
 from runtime.processes import SERVICE_VARIABLE
 from runtime.state import Service
 
@@ -64,6 +65,7 @@ def proxy_command(service: Service, config: Path, drain_seconds: float = PROXY_D
             "proxy",
             f"--config={config}",
             f"--triton={service.triton_url}",
+            f"--triton-metrics=http://{LOOPBACK}:{service.ports.triton_metrics}",
             f"--host={service.host}",
             f"--port={service.ports.proxy}",
             f"--keys={home().run / 'keys.json'}",

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from common.errors import EwError
+from proxy import metrics
 from proxy.generation import Cause, Generation, is_whole
 from proxy.http import ClientGone, Receive, Send, watch
 from proxy.openai_api.framing import ChoiceWriter
@@ -59,8 +60,13 @@ async def stream_many(
     loop = asyncio.get_running_loop()
     tasks = [loop.create_task(_produce(generation, writer, queue)) for generation, writer in choices]
     watcher = loop.create_task(watch(receive, lambda: _cancel(generations, "client_gone")))
+
+    def broken(error: EwError) -> bytes:
+        metrics.of_model(generations[0].request.model.model_id).stream_broke(error.code)
+        return failure(error)
+
     try:
-        await _consume(queue, len(tasks), send, end, failure)
+        await _consume(queue, len(tasks), send, end, broken)
     finally:
         watcher.cancel()
         _cancel(generations, "sibling_failed")
