@@ -267,11 +267,15 @@ class TritonClient:
         await self._control(name, "unload", timeout)
 
     async def stop(self, request: EngineRequest, *, again: bool) -> None:
-        """Tell the engine to drop a request; `again` repeats it for a request that is still on its way."""
+        """Tell the engine to drop a request; `again` repeats it for a request that is still on its way.
+
+        The bridge remembers a stop that comes too early; NVIDIA's backend needs the repetition.
+        """
         body = orjson.dumps(
             {
                 "id": request.request_id,
                 "stop": True,
+                "stop_may_be_early": True,
                 "input_ids": request.prompt_ids[:1],
                 "input_lengths": 1,
                 "request_output_len": 1,

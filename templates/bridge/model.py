@@ -19,6 +19,7 @@ import protocol
 import triton_python_backend_utils as pb
 from bridge_metrics import Metrics
 from bridge_settings import SettingsError, read_settings
+from early_stops import EarlyStops
 from live_requests import LiveRequest, Registry, Sequence
 from protocol import Finish, FrameType, GenerationRequest, ProtocolError, Ready, Refusal, Status
 from request_tensors import BadRequest, Inputs, is_stop, parse_request
@@ -29,6 +30,7 @@ CANCEL_POLL_S = 0.025
 PARENT_POLL_S = 0.5
 # One question to Triton takes about 0.1 ms, so that this many a second take 4 % of a core.
 CANCEL_CHECKS_PER_POLL = 10
+MAY_BE_EARLY = "stop_may_be_early"
 TRUE_WORDS = ("True", "true", "TRUE", "1")
 
 
@@ -73,7 +75,7 @@ class TritonPythonModel:
     def _take(self, request: Any, sender: Any) -> None:
         inputs = Inputs({tensor.name(): tensor.as_numpy() for tensor in request.inputs()})
         if is_stop(inputs):
-            self._bridge.stop_request(request.request_id())
+            self._bridge.stop_request(request.request_id(), early=_may_be_early(request))
             sender.send(pb.InferenceResponse([]), flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
             return
         parsed = parse_request(inputs, decoupled=self._decoupled, exclude_input=self._exclude_input)
@@ -85,6 +87,14 @@ def _max_queue_size(config: Mapping[str, Any]) -> int:
     """Requests that may wait beyond the engine's batch, 0 for any number; read where the C++ backend does."""
     policy = (config.get("dynamic_batching") or {}).get("default_queue_policy") or {}
     return int(policy.get("max_queue_size") or 0)
+
+
+def _may_be_early(request: Any) -> bool:
+    """Whether the stop's sender never uses an id twice, so that the stop may wait for its request.
+
+    The C++ backend has no such parameter: there, and for others here, a stop of an unknown id does nothing.
+    """
+    return bool(json.loads(request.parameters() or "{}").get(MAY_BE_EARLY))
 
 
 def _refuse(sender: Any, status: Status, message: str) -> None:
@@ -100,6 +110,7 @@ class Bridge:
         self._max_queue_size = max_queue_size
         self._room: int | None = None
         self._registry = Registry()
+        self._early_stops = EarlyStops()
         self._next_id = itertools.count(1)
         self._closing = threading.Event()
         self._supervisor: Supervisor | None = None
@@ -129,6 +140,9 @@ class Bridge:
 
     def submit(self, live: LiveRequest) -> None:
         """Hand all sequences of a request to the worker. Raises WorkerError while it is away or full."""
+        if self._early_stops.take(live.triton_id):
+            live.stop()
+            return
         if self._room is not None and len(self._registry) + live.request.sequences > self._room:
             raise WorkerError(
                 f"The queue is full: {len(self._registry)} requests run or wait. Try again soon."
@@ -144,13 +158,20 @@ class Bridge:
             self._registry.remove(live)
             raise
 
-    def stop_request(self, triton_id: str) -> None:
-        """End the live requests with this id at once; an id that nobody has is no error."""
+    def stop_request(self, triton_id: str, *, early: bool) -> None:
+        """End the live requests with this id at once; an id that nobody has is no error.
+
+        Args:
+            early: end a request with this id that comes later, too.
+        """
         if not triton_id:
             raise BadRequest("stop needs the request id of the request to stop.")
-        for live in self._registry.with_triton_id(triton_id):
+        found = self._registry.with_triton_id(triton_id)
+        for live in found:
             self._cancel(live)
             live.stop()
+        if early and not found:
+            self._early_stops.remember(triton_id)
 
     def on_ready(self, ready: Ready) -> None:
         self._room = ready.max_batch_size + self._max_queue_size if self._max_queue_size else None
