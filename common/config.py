@@ -48,6 +48,11 @@ class ModelConfig(StrictModel):
     idle_unload_seconds: float | None = Field(
         None, gt=0, description="Unload the model after so long without a request; the next one loads it."
     )
+    env: str | None = Field(
+        None,
+        min_length=1,
+        description="Environment of ./ew setup to run it in; the engine's first if not set.",
+    )
     triton: TritonSettings = Field(
         default_factory=lambda: TritonSettings.model_validate({}),
         description="Settings of the rendered Triton models.",
