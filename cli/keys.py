@@ -68,7 +68,7 @@ def revoke(name: str, as_json: bool) -> None:
 
 
 def _store() -> KeyStore:
-    return KeyStore(home().run / "keys.json")
+    return KeyStore(home().keys)
 
 
 def _describe(key: ApiKey) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import click
 
 from cli.output import emit, json_option, report_errors
 from cli.steps import Steps
-from runtime import foreground, lifecycle
+from runtime import foreground, lifecycle, teardown
 from runtime.launch import Command
 from runtime.launchers import LaunchPlan
 from runtime.launchers.gpus import parse_gpus
@@ -50,6 +50,10 @@ PARALLEL = ("auto", "leader", "orchestrator", "llmapi")
     "--timeout", type=click.FloatRange(1), default=300.0, show_default=True, help="Seconds to get ready in."
 )
 @click.option(
+    "--drain", type=click.FloatRange(0), default=25.0, show_default=True,
+    help="Seconds that running streams may take when the service stops.",
+)  # fmt: skip
+@click.option(
     "--foreground", "stay", is_flag=True, help="Stay, show the logs, stop on a signal (for containers)."
 )
 @click.option("--dry-run", is_flag=True, help="Print the exact commands and start nothing.")
@@ -62,6 +66,7 @@ def command(
     host: str,
     port: int,
     timeout: float,
+    drain: float,
     stay: bool,
     dry_run: bool,
     as_json: bool,
@@ -83,12 +88,16 @@ def command(
       ./ew start --model smollm2-135m-trt --host 0.0.0.0 --foreground
     """
     launch = LaunchOptions(gpus=parse_gpus(gpus) if gpus else (), **options)
-    request = StartRequest(models, engine, host, port, timeout, launch)
+    request = StartRequest(models, engine, host, port, timeout, launch, drain)
     if dry_run:
         _show_commands(*lifecycle.plan(request), as_json)
         return
     if stay:
-        foreground.run(lambda: _start(request, as_json), lambda log, line: _show_line(log, line, as_json))
+        foreground.run(
+            lambda: _start(request, as_json),
+            lambda log, line: _show_line(log, line, as_json),
+            drain_seconds=drain + teardown.PROXY_CLOSE_SECONDS,
+        )
     else:
         _start(request, as_json)
 

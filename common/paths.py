@@ -34,6 +34,11 @@ class Home:
         return self.root / "run"
 
     @property
+    def keys(self) -> Path:
+        """The API keys; `EW_KEYS_FILE` names another file, such as a Secret that a cluster mounts."""
+        return Path(os.environ.get("EW_KEYS_FILE") or self.run / "keys.json")
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
 

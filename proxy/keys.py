@@ -143,7 +143,10 @@ def _read(path: Path) -> tuple[ApiKey, ...]:
 
 
 def _refuse_open_file(path: Path, status: os.stat_result) -> None:
-    if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+    # Clusters deliver a Secret as root's file that the service's group may read; no group may write it.
+    is_secret = status.st_uid == 0 and os.getuid() != 0
+    forbidden = stat.S_IRWXO | (stat.S_IWGRP if is_secret else stat.S_IRWXG)
+    if status.st_mode & forbidden:
         raise ConfigError(
             f"{path} can be read by other users.", hint=f"chmod 600 {path}", code="key_file_open"
         )

@@ -68,7 +68,7 @@ def proxy_command(service: Service, config: Path, drain_seconds: float = PROXY_D
             f"--triton-metrics=http://{LOOPBACK}:{service.ports.triton_metrics}",
             f"--host={service.host}",
             f"--port={service.ports.proxy}",
-            f"--keys={home().run / 'keys.json'}",
+            f"--keys={home().keys}",
             f"--drain={drain_seconds:g}",
             *(f"--model={model}" for model in service.models),
         ),

@@ -19,7 +19,7 @@ from common.errors import Interrupted, ResourceError, ServiceError
 from common.paths import home
 from runtime import launch, loading, logs, ports, probe, state
 from runtime.doctor.diagnosis import diagnose
-from runtime.launch import Command
+from runtime.launch import PROXY_DRAIN_SECONDS, Command
 from runtime.launchers import LaunchPlan
 from runtime.launchers.service import LaunchOptions, ensure_image, plan_service
 from runtime.models import resolve_models, save_new_entries
@@ -38,7 +38,7 @@ Reserved = list[socket.socket]  # ports of the proxy, tritonserver HTTP, gRPC an
 
 @dataclass(frozen=True)
 class StartRequest:
-    """What `ew start` was asked for; `timeout` is the limit for getting ready, in seconds."""
+    """What `ew start` was asked for; `timeout` limits getting ready, `drain` running streams; in seconds."""
 
     models: tuple[str, ...]
     engine: Engine = "cpu"
@@ -46,6 +46,7 @@ class StartRequest:
     port: int = 8080
     timeout: float = 300.0
     launch: LaunchOptions = LaunchOptions()
+    drain: float = PROXY_DRAIN_SECONDS
 
 
 def plan(request: StartRequest) -> tuple[LaunchPlan, list[Command]]:
@@ -54,7 +55,7 @@ def plan(request: StartRequest) -> tuple[LaunchPlan, list[Command]]:
     with _reserved_ports(request) as reserved:
         service = _new_service(request, model_ids, reserved)
     launch_plan = plan_service(service, config, request.launch, dry_run=True)
-    return launch_plan, _commands(service, launch_plan)
+    return launch_plan, _commands(service, launch_plan, request.drain)
 
 
 def start(request: StartRequest, *, progress: Progress = lambda text: None) -> Service:
@@ -82,7 +83,7 @@ def start(request: StartRequest, *, progress: Progress = lambda text: None) -> S
             service = service.with_changes(launcher=launch_plan.launcher, stop_command=launch_plan.stop)
             progress("rendering the model repository")
             _prepare(config, service)
-            commands = _commands(service, launch_plan)
+            commands = _commands(service, launch_plan, request.drain)
             return _bring_up(service, commands, reserved, request.timeout, progress)
 
 
@@ -120,8 +121,8 @@ def _new_service(request: StartRequest, model_ids: tuple[str, ...], reserved: Re
     )
 
 
-def _commands(service: Service, launch_plan: LaunchPlan) -> list[Command]:
-    return [launch_plan.command, launch.proxy_command(service, home().config)]
+def _commands(service: Service, launch_plan: LaunchPlan, drain: float) -> list[Command]:
+    return [launch_plan.command, launch.proxy_command(service, home().config, drain)]
 
 
 def _load_again(request: StartRequest, progress: Progress) -> Service | None:
@@ -161,7 +162,7 @@ def _prepare(config: DeployConfig, service: Service) -> None:
     render(config, home(), only=list(service.models))
     if service.launcher == "pytriton":
         install_backend(launch.backend_folder())
-    ensure_first_key(home().run / "keys.json")
+    ensure_first_key(home().keys)
     logs.rotate()
 
 

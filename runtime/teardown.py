@@ -14,6 +14,7 @@ from runtime.processes import ProcessRef, terminate, wait_gone
 from runtime.state import Service
 
 TERMINATE_SECONDS = launch.TRITON_EXIT_SECONDS + 5
+PROXY_CLOSE_SECONDS = 5  # after its drain, the proxy closes what is left by itself
 ORPHAN_SECONDS = 2.0
 SCAN_PAUSE_SECONDS = 0.05
 MAX_SCANS = 6
@@ -63,6 +64,11 @@ def take_down(service: Service, drain_seconds: float, progress: Progress) -> Sto
     _verify_stopped(service)
     state.forget()
     return StopReport(True, service.models, killed, round(time.monotonic() - began, 3))
+
+
+def longest_stop_seconds(drain_seconds: float) -> float:
+    """How long taking a service down may last; what waits for it, such as a cluster, must wait longer."""
+    return drain_seconds + PROXY_CLOSE_SECONDS + TERMINATE_SECONDS + 2 * ORPHAN_SECONDS
 
 
 def _end_orphans(service: Service) -> list[ProcessRef]:

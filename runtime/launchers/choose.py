@@ -115,8 +115,8 @@ def _gpus(request: LaunchRequest, machine: Machine, *, dry_run: bool) -> tuple[i
     if request.engine == "cpu":
         return ()
     if dry_run and not machine.gpus:
-        return request.gpus or tuple(range(request.world_size))
-    return choose_gpus(machine.gpus, request.world_size, request.gpus)
+        return request.gpus or tuple(range(request.local_gpus))
+    return choose_gpus(machine.gpus, request.local_gpus, request.gpus)
 
 
 def _plan_local(

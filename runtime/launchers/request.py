@@ -35,6 +35,7 @@ class ServedModel:
     capability: str | None = None
     weight_bytes: int = 0
     engine_pending: str = ""
+    num_nodes: int = 1
 
     @property
     def world_size(self) -> int:
@@ -90,6 +91,11 @@ class LaunchRequest:
     def world_size(self) -> int:
         """GPUs of the largest model; models of one server share them."""
         return max((model.world_size for model in self.models), default=1)
+
+    @property
+    def local_gpus(self) -> int:
+        """GPUs that this machine has to have: models on several nodes have the rest of theirs elsewhere."""
+        return max((-(-model.world_size // model.num_nodes) for model in self.models), default=1)
 
     @property
     def logs(self) -> Path:

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from builder.package import load_package
@@ -91,7 +91,9 @@ def ensure_image(plan: LaunchPlan, progress: Callable[[str], None]) -> None:
 
 
 def _model(model_id: str, config: DeployConfig, engine: Engine) -> ServedModel:
-    return served_model(model_id, load_package(home().resolve(config.models[model_id].model_path)), engine)
+    model = config.models[model_id]
+    served = served_model(model_id, load_package(home().resolve(model.model_path)), engine)
+    return replace(served, num_nodes=model.triton.num_nodes)
 
 
 def _worker_python(environment: Environment | None) -> Path | None:
