@@ -21,7 +21,11 @@ from worker.protocol import Failure
 from worker.serving import Adapter, Connection, Inbox, Server
 
 LOG = logging.getLogger("worker")
-ADAPTERS = {"cpu": "worker.openvino.adapter", "cuda-vllm": "worker.vllm.adapter"}
+ADAPTERS = {
+    "cpu": "worker.openvino.adapter",
+    "cuda-vllm": "worker.vllm.adapter",
+    "cuda-hf": "worker.hf.load",
+}
 
 
 def main(arguments: list[str]) -> int:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from common.errors import CheckpointError, ConfigError
+from common.errors import ConfigError
+from worker import checkpoint
 
 
 @dataclass(frozen=True)
@@ -69,27 +69,5 @@ def engine_arguments(options: EngineOptions, model: Path) -> dict[str, Any]:
 
 
 def checkpoint_folder(package: Path, options: EngineOptions) -> Path:
-    """The Hugging Face checkpoint to load: `model`, the package itself, or the one its llm_args.json names.
-
-    Raises:
-        CheckpointError: none of them is a folder with a config.json.
-    """
-    candidates = [Path(options.model)] if options.model else [package, *_source_of(package)]
-    for folder in candidates:
-        if (folder / "config.json").is_file():
-            return folder
-    raise CheckpointError(
-        f"There is no Hugging Face checkpoint at {candidates[-1]}.",
-        why="vLLM loads the original checkpoint, not the converted one.",
-        hint="Set model_path in deploy/config.json to the checkpoint folder.",
-        code="checkpoint_missing",
-    )
-
-
-def _source_of(package: Path) -> list[Path]:
-    """The checkpoint that llm_args.json of the package names."""
-    try:
-        arguments = json.loads((package / "llm_args.json").read_text(encoding="utf-8"))
-        return [package / arguments["model"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
+    """See worker.checkpoint."""
+    return checkpoint.checkpoint_folder(package, options.model, "vLLM")

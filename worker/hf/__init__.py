@@ -1,0 +1,1 @@
+"""transformers' continuous batching as an engine: `engine: cuda-hf`."""
