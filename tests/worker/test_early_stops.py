@@ -81,11 +81,15 @@ def test_an_early_stop_of_a_running_request_is_not_remembered(triton: Triton) ->
 def test_a_stop_that_overtakes_a_long_prompt_is_not_lost(triton: Triton) -> None:
     """Both are sent at once: whichever Triton has read first, the request ends long before its tokens are."""
     prompt = [random.randrange(3, 280) for _ in range(4000)]
+
+    def collect(answers: list[Any], body: dict[str, Any]) -> None:
+        answers.append(triton.stream("tiny", **body))
+
     for round_number in range(3):
         name = f"race-{round_number}"
         answers: list[list[dict[str, Any]]] = []
         body = {"id": name, "input_ids": prompt, "request_output_len": 4000}
-        run = threading.Thread(target=lambda body=body: answers.append(triton.stream("tiny", **body)))
+        run = threading.Thread(target=collect, args=(answers, body))
         run.start()
         time.sleep(0.001 * round_number)
         triton.generate("tiny", id=name, **EARLY)

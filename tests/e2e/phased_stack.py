@@ -1,0 +1,192 @@
+"""Proxy, tritonserver, bridge and worker, all real, over the phased engine; how to enter each phase."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from common.paths import SOURCE_ROOT
+from tests.e2e.phased_engine import ENGINE, SLOTS
+from tests.proxy.packages import write_package
+from tests.worker.triton import Triton, free_ports, wait_until
+
+MODEL = "m"
+STREAM, PLAIN = "/api/v1/inference/stream", "/api/v1/inference"
+WAIT_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A phase is reached when the journal holds `events` of a request with `max_tokens`."""
+
+    name: str
+    max_tokens: int
+    event: str
+    count: int = 1
+
+
+PHASES = (
+    Phase("queued", 1001, "queued"),
+    Phase("prefill", 1001, "prefill"),
+    Phase("first token", 1002, "token"),
+    Phase("mid-stream", 1003, "token", 5),
+    Phase("last token", 4, "token", 3),
+)
+HOLDER = PHASES[1]
+
+
+@dataclass
+class PhasedStack:
+    """A running stack; `proxy` may be ended by a test."""
+
+    url: str
+    proxy: subprocess.Popen[bytes]
+    journal: Path
+    triton: Triton
+    open: list[socket.socket] = field(default_factory=list)
+
+    def entries(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.journal.read_text().splitlines()]
+
+    def send(self, path: str, max_tokens: int, **fields: Any) -> socket.socket:
+        """Send a request of the documented API."""
+        return self.post(path, {"modelId": MODEL, "prompt": "hi", "maxTokens": max_tokens, **fields})
+
+    def post(self, path: str, document: dict[str, Any]) -> socket.socket:
+        """Post JSON on a socket of its own."""
+        host, port = self.url.removeprefix("http://").split(":")
+        connection = socket.create_connection((host, int(port)), timeout=WAIT_SECONDS)
+        self.open.append(connection)
+        body = json.dumps(document)
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        connection.sendall((head + body).encode())
+        return connection
+
+    def enter(self, phase: Phase, path: str, **fields: Any) -> tuple[socket.socket, int]:
+        """Send a request, wait until it is in the phase; the socket, and the engine's id of the request."""
+        if phase.name == "queued":
+            for _ in range(SLOTS - len(self.running())):
+                self.enter(HOLDER, STREAM)
+        before = len(self.entries())
+        connection = self.send(path, phase.max_tokens, **fields)
+        request = self._wait_for(lambda: _reached(self.entries()[before:], phase))
+        return connection, request
+
+    def running(self) -> set[int]:
+        """Requests that the engine has and has not ended."""
+        entries = self.entries()
+        ended = {entry["request"] for entry in entries if entry["event"] in ("cancelled", "finished")}
+        return {entry["request"] for entry in entries} - ended
+
+    def cancelled_at(self, request: int) -> float:
+        """When the engine stopped its work on a request (CLOCK_MONOTONIC, seconds)."""
+        return float(self._wait_for(lambda: _cancelled(self.entries(), request)))
+
+    def close_all(self) -> None:
+        """Leave with every client, and wait until the engine is idle."""
+        for connection in self.open:
+            connection.close()
+        self.open.clear()
+        wait_until(lambda: not self.running(), WAIT_SECONDS)
+
+    def cancellations(self, reason: str) -> float:
+        """`ew_cancellations_total` of a reason."""
+        lines = requests.get(f"{self.url}/metrics", timeout=10).text.splitlines()
+        wanted = [line for line in lines if line.startswith("ew_cancellations_total{") and reason in line]
+        return sum(float(line.rsplit(" ", 1)[1]) for line in wanted)
+
+    def _wait_for(self, look: Callable[[], Any]) -> Any:
+        deadline = time.monotonic() + WAIT_SECONDS
+        while (found := look()) is None:
+            assert time.monotonic() < deadline, self.entries()[-5:]
+            time.sleep(0.002)
+        return found
+
+
+def read_until(connection: socket.socket, word: str) -> str:
+    """What arrives, up to and with `word`."""
+    data = b""
+    while word.encode() not in data:
+        part = connection.recv(65536)
+        assert part, data
+        data += part
+    return data.decode()
+
+
+def _reached(entries: list[dict[str, Any]], phase: Phase) -> int | None:
+    """The newest request, once it is where the phase begins."""
+    queued = [entry["request"] for entry in entries if entry["event"] == "queued"]
+    seen = [entry for entry in entries if queued and entry["request"] == queued[-1]]
+    if sum(entry["event"] == phase.event for entry in seen) < phase.count:
+        return None
+    return int(queued[-1])
+
+
+def _cancelled(entries: list[dict[str, Any]], request: int) -> float | None:
+    wanted = {"event": "cancelled", "request": request}
+    return next((entry["at"] for entry in entries if entry.items() >= wanted.items()), None)
+
+
+@contextlib.contextmanager
+def phased_stack(folder: Path, *proxy_options: str) -> Iterator[PhasedStack]:
+    """The stack on free ports; everything ends with the block."""
+    package, journal = write_package(folder / "package"), folder / "journal"
+    journal.touch()
+    triton = Triton(folder / "triton")
+    try:
+        triton.wait_ready()
+        options = {"journal": str(journal)}
+        triton.add_model(
+            f"{MODEL}-tensorrt_llm", package, engine=ENGINE, python=_worker_python(folder), options=options
+        )
+        triton.load(f"{MODEL}-tensorrt_llm")
+        with _proxy(folder, package, triton, proxy_options) as (url, process):
+            yield PhasedStack(url, process, journal, triton)
+    finally:
+        triton.stop()
+
+
+@contextlib.contextmanager
+def _proxy(
+    folder: Path, package: Path, triton: Triton, options: tuple[str, ...]
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    config = folder / "config.json"
+    config.write_text(json.dumps({"models": {MODEL: {"engine": "cpu", "model_path": str(package)}}}))
+    [port] = free_ports(1)
+    url = f"http://127.0.0.1:{port}"
+    arguments = [f"--config={config}", f"--triton=http://127.0.0.1:{triton.http_port}", f"--port={port}"]
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE_ROOT)}
+    with (folder / "proxy.log").open("wb") as log:
+        command = [sys.executable, "-m", "proxy", *arguments, *options]
+        process = subprocess.Popen(command, env=environment, stderr=log)
+    try:
+        wait_until(lambda: _is_ready(url), 60.0)
+        yield url, process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _is_ready(url: str) -> bool:
+    with contextlib.suppress(requests.ConnectionError):
+        return requests.get(f"{url}/health/ready", timeout=5).ok
+    return False
+
+
+def _worker_python(folder: Path) -> str:
+    """Stands in for the worker's Python: drops `-m worker` and runs the phased engine."""
+    path = folder / "python"
+    path.write_text(f'#!/bin/sh\nshift 2\nexec {sys.executable} -m tests.e2e.phased_engine "$@"\n')
+    path.chmod(0o755)
+    return str(path)
