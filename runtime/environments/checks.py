@@ -17,9 +17,9 @@ from runtime.nvidia import Nvidia
 
 GB = 10**9
 OLDEST_GLIBC = (2, 28)  # manylinux_2_28, the wheels' tag
-OLDEST_CAPABILITY = {"cuda-trt": (8, 0), "cuda-vllm": (7, 0)}
+OLDEST_CAPABILITY = {"cuda-trt": (8, 0), "cuda-vllm": (7, 0), "cuda-hf": (7, 5)}
 OLDEST_KNOWN = (7, 0)
-NAMES = {"cuda-trt": "TensorRT-LLM", "cuda-vllm": "vLLM"}
+NAMES = {"cuda-trt": "TensorRT-LLM", "cuda-vllm": "vLLM", "cuda-hf": "PyTorch"}
 
 
 @dataclass(frozen=True)

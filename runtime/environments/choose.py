@@ -83,8 +83,12 @@ def image_for(engine: Engine, release: Release) -> str:
     if engine == "cuda-trt":
         row = container_for(release.version)
         tag = row.tag if row else None
-    else:
+    elif engine == "cuda-vllm":
         tag = next((row.tag for row in vllm_containers() if row.vllm == release.version), None)
+    else:
+        raise EnvironmentProblem(
+            f"No Triton container has the engine {engine}.", hint="Use --manager venv.", code="no_image"
+        )
     if tag is None:
         raise EnvironmentProblem(
             f"No Triton container has {DISTRIBUTIONS[engine]} {release.version}.",
@@ -98,7 +102,7 @@ def _in_container(engine: Engine, release: Release, server: LocalServer | None) 
     """Whether this machine is a Triton container that has the engine already."""
     if server is None:
         return False
-    have = server.tensorrt_llm if engine == "cuda-trt" else server.vllm
+    have = {"cuda-trt": server.tensorrt_llm, "cuda-vllm": server.vllm}.get(engine)
     return have is not None and have.split("+")[0] == release.version
 
 

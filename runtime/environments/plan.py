@@ -19,7 +19,14 @@ from runtime.environments.releases import DISTRIBUTIONS, Release, load
 
 CONDA: tuple[Manager, ...] = ("conda", "mamba", "micromamba")
 TOOLS = ("pip", "setuptools", "wheel")
-DEFAULT_NAMES: dict[Engine, str] = {"cpu": "ew-cpu", "cuda-trt": "ew-trt", "cuda-vllm": "ew-vllm"}
+DEFAULT_NAMES: dict[Engine, str] = {
+    "cpu": "ew-cpu",
+    "cuda-trt": "ew-trt",
+    "cuda-vllm": "ew-vllm",
+    "cuda-hf": "ew-hf",
+}
+# What an engine's package does not ask for by itself. transformers sizes its cache with psutil.
+BESIDE = {"cuda-hf": ["psutil"]}
 
 
 @dataclass(frozen=True)
@@ -144,7 +151,10 @@ def _cuda_steps(request: SetupRequest) -> tuple[Step, ...]:
 def _requirements(request: SetupRequest, torch: str) -> list[str]:
     release = _release(request)
     named = f"{DISTRIBUTIONS[request.engine]}=={release.version}"
-    return [named, torch, f"transformers{release.transformers}", f"numpy{release.numpy}"]
+    pinned = [f"transformers{release.transformers}", f"numpy{release.numpy}"]
+    if request.engine == "cuda-hf":  # named already
+        del pinned[0]
+    return [named, torch, *pinned, *BESIDE.get(request.engine, [])]
 
 
 def _engine_index(engine: Engine) -> tuple[str, ...]:
@@ -169,10 +179,10 @@ def _pins(request: SetupRequest) -> dict[str, str]:
     if request.manager == "system":  # NVIDIA's containers carry builds of their own
         return {DISTRIBUTIONS[request.engine]: f"=={release.version}"}
     return {
-        DISTRIBUTIONS[request.engine]: f"=={release.version}",
         "torch": release.torch,
         "transformers": release.transformers,
         "numpy": release.numpy,
+        DISTRIBUTIONS[request.engine]: f"=={release.version}",
     }
 
 

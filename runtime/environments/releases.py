@@ -13,7 +13,7 @@ from packaging.version import InvalidVersion, Version
 from common.errors import UsageError
 
 DATA = Path(__file__).with_name("releases.json")
-DISTRIBUTIONS = {"cuda-trt": "tensorrt_llm", "cuda-vllm": "vllm"}
+DISTRIBUTIONS = {"cuda-trt": "tensorrt_llm", "cuda-vllm": "vllm", "cuda-hf": "transformers"}
 
 
 @dataclass(frozen=True)

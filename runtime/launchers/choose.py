@@ -50,6 +50,8 @@ def plan_launch(request: LaunchRequest, machine: Machine, *, dry_run: bool = Fal
             code="mpirun_missing",
         )
     warnings = [*problems, *gate.warnings(runtime, machine)]
+    if _computes_without_gpu(request, machine):
+        warnings.append("No GPU is visible here: the engine cuda-hf computes on the CPU, slowly.")
     if launcher != "docker" and (small := gate.shm_warning(machine)):
         warnings.append(small)
     return replace(plan, reason=reason, warnings=tuple(warnings))
@@ -112,11 +114,16 @@ def choose_parallel(request: LaunchRequest) -> Parallel:
 
 
 def _gpus(request: LaunchRequest, machine: Machine, *, dry_run: bool) -> tuple[int, ...]:
-    if request.engine == "cpu":
+    if request.engine == "cpu" or _computes_without_gpu(request, machine):
         return ()
     if dry_run and not machine.gpus:
         return request.gpus or tuple(range(request.local_gpus))
     return choose_gpus(machine.gpus, request.local_gpus, request.gpus)
+
+
+def _computes_without_gpu(request: LaunchRequest, machine: Machine) -> bool:
+    """Whether this is the trial that cuda-hf allows: PyTorch runs the same code on the CPU."""
+    return request.engine == "cuda-hf" and not machine.gpus and not request.gpus
 
 
 def _plan_local(
@@ -228,12 +235,10 @@ def _cannot(launcher: Launcher, why: str, request: LaunchRequest) -> EwError:
 
 def _no_way(obstacles: dict[Launcher, str], request: LaunchRequest) -> EwError:
     reasons = "; ".join(f"{launcher}: {why}" for launcher, why in obstacles.items())
-    other = "Take cuda-vllm or cuda-trt on a machine with a GPU, cpu on any"
-    setup = f"Set one up: ./ew setup --engine {request.engine}"
     return EnvironmentProblem(
         f"Nothing on this machine can serve the engine {request.engine}.",
         why=f"{reasons}.",
-        hint=f"{other if request.engine == 'cuda-hf' else setup}; ./ew doctor shows what is missing.",
+        hint=f"Set one up: ./ew setup --engine {request.engine}; ./ew doctor shows what is missing.",
         code="no_launcher",
     )
 

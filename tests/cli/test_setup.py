@@ -63,7 +63,7 @@ def test_force_goes_on_without_a_gpu(tmp_path: Path) -> None:
         (["--engine", "cuda-trt", "--env", "../x"], 2),
         (["--engine", "cuda-trt", "--find-links", "/nowhere"], 2),
         (["--engine", "cpu", "--env", "b", "--manager", "conda"], 2),
-        (["--engine", "cuda-hf"], 2),
+        (["--engine", "cuda-none"], 2),
     ],
 )
 def test_bad_options_are_refused(arguments: list[str], code: int) -> None:

@@ -112,6 +112,20 @@ def test_vllm_is_pinned(bench: Bench) -> None:
     assert steps[-1].command[-4:] == ("vllm==0.24.0", "torch==2.11.0", "transformers>=5", "numpy>=2")
 
 
+def test_transformers_is_named_once_and_comes_with_psutil(bench: Bench) -> None:
+    made = plan(engine="cuda-hf", manager="venv", python=sys.executable)
+    assert made.steps[0].command == (sys.executable, "-m", "venv", str(registry.folder() / "ew-hf"))
+    assert made.steps[-1].command[-4:] == ("transformers==5.23.0", "torch==2.13.0", "numpy>=1.26", "psutil")
+    older = plan(engine="cuda-hf", manager="venv", version="5.17.0")
+    assert (older.pins["transformers"], older.pins["torch"]) == ("==5.17.0", "==2.11.0")
+
+
+def test_there_is_no_container_with_transformers(bench: Bench) -> None:
+    bench.add("docker")
+    with pytest.raises(EnvironmentProblem, match="No Triton container has the engine cuda-hf"):
+        plan(engine="cuda-hf", manager="container")
+
+
 def test_a_second_cpu_environment_comes_from_the_lock(bench: Bench) -> None:
     steps = plan(engine="cpu", name="second").steps
     assert [step.name for step in steps] == ["create", "packages"]
@@ -151,7 +165,7 @@ def test_uv_installs_from_one_source_and_leaves_several_indexes_to_pip(bench: Be
     assert online[-1].command[1:4] == ("-m", "pip", "install")
 
 
-@pytest.mark.parametrize("engine", ["cuda-trt", "cuda-vllm"])
+@pytest.mark.parametrize("engine", ["cuda-trt", "cuda-vllm", "cuda-hf"])
 def test_every_release_has_a_plan_that_meets_its_own_pins(engine: str, bench: Bench) -> None:
     for release in releases(engine):
         made = plan(engine=engine, version=release.version, manager="venv")

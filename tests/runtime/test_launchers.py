@@ -293,3 +293,12 @@ def test_docker_and_tritonserver_are_found_on_the_path(tmp_path: Path) -> None:
     found = find_local({**settings, "NVIDIA_TRITON_SERVER_VERSION": "26.07"}, root=tmp_path)
     assert found is not None
     assert (found.root, found.version) == (tmp_path, "26.07")
+
+
+def test_cuda_hf_may_be_tried_without_a_gpu() -> None:
+    python = Path("/envs/ew-hf/bin/python")
+    request = ask(replace(QWEN, era=None, tp_size=1), engine="cuda-hf", worker_python=python)
+    plan = plan_launch(request, replace(WITH_DOCKER, gpus=()))
+    assert (plan.launcher, plan.gpus) == ("pytriton", ())
+    assert any("on the CPU" in warning for warning in plan.warnings)
+    assert plan_launch(request, WITH_DOCKER).gpus

@@ -71,7 +71,9 @@ class HfAdapter:
         began = time.monotonic_ns()
         try:
             computed = self._engine.step()
-        except Exception as error:  # whatever PyTorch raises for a batch must end its requests, not the worker
+        except (
+            Exception
+        ) as error:  # whatever PyTorch raises for a batch must end its requests, not the worker
             return self._fail_running(error)
         self._failures = 0
         self._load = Load(len(computed), round(self._engine.kv_used_fraction(), 4))

@@ -117,7 +117,9 @@ class Batches:
     def cancelling(self) -> bool:
         return self._cancelled
 
-    def add(self, name: str, prompt: Sequence[int], max_tokens: int, end_id: int | None, rules: TokenRules) -> None:
+    def add(
+        self, name: str, prompt: Sequence[int], max_tokens: int, end_id: int | None, rules: TokenRules
+    ) -> None:
         self._choice.rules[name] = rules
         end = NO_END if end_id is None else end_id
         self._manager.add_request(list(prompt), request_id=name, max_new_tokens=max_tokens, eos_token_id=end)

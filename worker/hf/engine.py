@@ -22,7 +22,9 @@ class Computed:
 class Engine(Protocol):
     """Requests by name; all methods are called by one thread."""
 
-    def add(self, name: str, prompt: Sequence[int], max_tokens: int, end_id: int | None, rules: TokenRules) -> None:
+    def add(
+        self, name: str, prompt: Sequence[int], max_tokens: int, end_id: int | None, rules: TokenRules
+    ) -> None:
         """Queue a request. `rules` says how its tokens are chosen."""
 
     def cancel(self, name: str) -> None:
