@@ -8,7 +8,8 @@ from pathlib import Path
 
 from builder.package import Package, load_package
 from builder.repository_changes import Changes, diff, plan_changes
-from builder.repository_models import Layout, ModelFiles, model_files
+from builder.repository_models import ModelFiles, model_files
+from builder.repository_target import Layout, Target, has_fixed_names
 from builder.repository_write import apply_changes, locked
 from common.config import DeployConfig, ModelConfig
 from common.errors import ConfigError, UsageError
@@ -63,31 +64,27 @@ def render(
         force: overwrite and remove files that were edited by hand.
         with_diff: fill the report's `diff`.
         trtllm_version: TensorRT-LLM of the container that will serve engines; each package's when not given.
-        layout: `upstream` names the folders ensemble, preprocessing and so on, for clients that know those;
-            the repository then holds one model.
+        layout: `upstream` names the folders ensemble, preprocessing and so on, for clients that know those,
+            and writes vLLM models for vLLM's own backend; `llmapi` writes the one text model of upstream's
+            newer form. Fixed names leave room for one model in a repository.
 
     Raises:
-        UsageError: `only` names a model that is not configured, the version cannot serve engines, or
-            several models were asked for in the upstream layout.
-        ConfigError: two models would share a folder.
+        UsageError: `only` names a model that is not configured, the version cannot serve engines, several
+            models were asked for under fixed names, or the layout does not fit the engine.
+        ConfigError: two models would share a folder, or versions cannot be served beside each other.
         PackageError: a package is missing, damaged or lacks what its engine needs.
         RepositoryError: a template is wrong, or files were edited by hand.
         ResourceError: the repository cannot be written.
     """
     repository = (output or home.repository).absolute()
+    chosen = _chosen(config, only, layout)
+    fixed = any(has_fixed_names(config.models[model_id], layout) for model_id in chosen)
     models = [
-        model_files(
-            model_id,
-            config.models[model_id],
-            _package(model_id, config.models[model_id], home),
-            repository,
-            trtllm_version=trtllm_version,
-            layout=layout,
-        )
-        for model_id in _chosen(config, only, layout)
+        model_files(_targets(model_id, config.models[model_id], home, repository, trtllm_version, layout))
+        for model_id in chosen
     ]
     with contextlib.nullcontext() if dry_run else locked(repository):
-        changes = plan_changes(repository, models, keep_others=only is not None and layout == "ew")
+        changes = plan_changes(repository, models, keep_others=only is not None and not fixed)
         report = _report(repository, models, changes, dry_run=dry_run, with_diff=with_diff)
         if not force and not dry_run:
             changes.refuse_conflicts(repository)
@@ -106,9 +103,10 @@ def _chosen(config: DeployConfig, only: list[str] | None, layout: Layout) -> lis
             code="unknown_model",
         )
     chosen = list(dict.fromkeys(only)) if only is not None else list(config.models)
-    if layout == "upstream" and len(chosen) != 1:
+    fixed = [model_id for model_id in chosen if has_fixed_names(config.models[model_id], layout)]
+    if len(fixed) > 1:
         raise UsageError(
-            f"The upstream layout holds one model, not {len(chosen)}.",
+            f"The {layout} layout holds one model, not {len(fixed)}.",
             why="Its folder names are fixed.",
             hint="Name one with --model.",
             code="one_model_only",
@@ -130,6 +128,23 @@ def _refuse_shared_folders(config: DeployConfig) -> None:
             )
 
 
+def _targets(
+    model_id: str,
+    config: ModelConfig,
+    home: Home,
+    repository: Path,
+    trtllm_version: str | None,
+    layout: Layout,
+) -> list[Target]:
+    """The versions of a model, the newest last."""
+    targets = []
+    for version, path in sorted({**config.older_versions, config.version: config.model_path}.items()):
+        package = _package(model_id, config, home.resolve(path))
+        used = trtllm_version or package.manifest.runtime.tensorrt_llm
+        targets.append(Target(model_id, config, package, version, repository, used, layout))
+    return targets
+
+
 def _report(
     repository: Path, models: list[ModelFiles], changes: Changes, *, dry_run: bool, with_diff: bool
 ) -> RenderReport:
@@ -144,9 +159,9 @@ def _report(
     )
 
 
-def _package(model_id: str, config: ModelConfig, home: Home) -> Package:
-    """The model's package. Raises ConfigError where the config says another type or split than it has."""
-    package = load_package(home.resolve(config.model_path))
+def _package(model_id: str, config: ModelConfig, folder: Path) -> Package:
+    """One of the model's packages. Raises ConfigError where the config says another type or split."""
+    package = load_package(folder)
     layout = package.manifest.layout
     found = {
         "dtype": layout.dtype,

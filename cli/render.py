@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 @click.option("--trtllm-version", metavar="VERSION", help="TensorRT-LLM in the serving container.")
 @click.option(
     "--layout",
-    type=click.Choice(["ew", "upstream"]),
+    type=click.Choice(["ew", "upstream", "llmapi"]),
     default="ew",
     show_default=True,
-    help="upstream: one model under the fixed names ensemble, preprocessing, tensorrt_llm, ...",
+    help="upstream: one model under the fixed names ensemble, preprocessing, tensorrt_llm, ...; vLLM models "
+    "for vLLM's own backend. llmapi: upstream's text model, called tensorrt_llm.",
 )
 @json_option
 @report_errors
@@ -42,7 +43,7 @@ def command(
     show_diff: bool,
     force: bool,
     trtllm_version: str | None,
-    layout: Literal["ew", "upstream"],
+    layout: Literal["ew", "upstream", "llmapi"],
     as_json: bool,
 ) -> None:
     """Write the Triton model repository from deploy/config.json.
@@ -55,6 +56,7 @@ def command(
     Examples:
       ./ew render
       ./ew render --model smollm2-135m-trt --diff
+      ./ew render --model smollm2-135m-trt --layout llmapi --output /srv/models
     """
     from builder.render import render
     from common.config import load_config

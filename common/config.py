@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
 from common.errors import ConfigError
@@ -31,6 +31,11 @@ class ModelConfig(StrictModel):
     engine: Engine = Field(description="What runs the model: cpu, cuda-trt, cuda-vllm or cuda-hf.")
     model_path: str = Field(
         min_length=1, description="Package folder, absolute or relative to the ew folder."
+    )
+    version: int = Field(1, ge=1, description="Version folder that model_path is rendered as.")
+    older_versions: dict[int, str] = Field(
+        default_factory=dict,
+        description='Further packages that stay served, by lower version numbers: {"1": "models/old"}.',
     )
     max_batch_size: int = Field(64, ge=1, le=4096, description="Requests in flight at once.")
     max_input_len: int = Field(4096, ge=1, description="Longest prompt, in tokens.")
@@ -57,6 +62,16 @@ class ModelConfig(StrictModel):
         default_factory=lambda: TritonSettings.model_validate({}),
         description="Settings of the rendered Triton models.",
     )
+
+    @field_validator("older_versions")
+    @classmethod
+    def _older_are_lower(cls, older: dict[int, str], info: ValidationInfo) -> dict[int, str]:
+        """A request that names no version goes to the highest one, so that must be model_path's."""
+        newest = info.data.get("version", 1)
+        wrong = [number for number in older if not 1 <= number < newest]
+        if wrong:
+            raise ValueError(f"version {wrong[0]} must be 1 or more and lower than version ({newest})")
+        return older
 
 
 class DeployConfig(StrictModel):

@@ -29,7 +29,7 @@ class TritonPythonModel:
         skip = parameters.get("skip_special_tokens", {}).get("string_value", "true").lower() in TRUE
         tokenizer = Tokenizer.from_file(str(tokenizer_dir / "tokenizer.json"))
         self._streams = StreamTexts(TokenTexts(tokenizer, skip))
-        self._starts = StartListener(args["model_name"])
+        self._starts = StartListener(args["model_name"], args["model_version"])
         # A profile shows Triton's stub collecting garbage between executes; this leaves out what is loaded.
         gc.freeze()
 

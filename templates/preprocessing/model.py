@@ -33,7 +33,7 @@ class TritonPythonModel:
             truncation=values["truncation"],
             max_input_len=int(values["max_input_len"]),
         )
-        self._starts = StartAnnouncer(args["model_name"])
+        self._starts = StartAnnouncer(args["model_name"], args["model_version"])
         # A profile shows Triton's stub collecting garbage between executes; this leaves out what is loaded.
         gc.freeze()
 

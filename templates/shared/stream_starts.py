@@ -29,7 +29,7 @@ class StartListener:
     that an id that was announced before a call is always in its answer.
     """
 
-    def __init__(self, model_name: str) -> None:
+    def __init__(self, model_name: str, version: str) -> None:
         self._started: deque[str] = deque(maxlen=MOST_STARTS)
         self._lock = threading.Lock()
         self._closing = False
@@ -38,7 +38,7 @@ class StartListener:
         self._thread = threading.Thread(target=self._watch, daemon=True)
         # A second instance, or a reload before the old one ended, goes without.
         with contextlib.suppress(OSError):
-            self._socket.bind(_address(model_name.removesuffix(POSTPROCESSING)))
+            self._socket.bind(_address(model_name.removesuffix(POSTPROCESSING), version))
             self._thread.start()
 
     def read(self) -> list[str]:
@@ -71,8 +71,8 @@ class StartListener:
 class StartAnnouncer:
     """The preprocessing side of model `M-preprocessing`."""
 
-    def __init__(self, model_name: str) -> None:
-        self._address = _address(model_name.removesuffix(PREPROCESSING))
+    def __init__(self, model_name: str, version: str) -> None:
+        self._address = _address(model_name.removesuffix(PREPROCESSING), version)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
 
@@ -87,7 +87,7 @@ class StartAnnouncer:
         self._socket.close()
 
 
-def _address(base_name: str) -> str:
-    """Abstract socket name: one per tritonserver, user and model."""
-    digest = hashlib.sha256(base_name.encode()).hexdigest()[:32]
+def _address(base_name: str, version: str) -> str:
+    """Abstract socket name: one per tritonserver, user, model and version."""
+    digest = hashlib.sha256(f"{base_name}/{version}".encode()).hexdigest()[:32]
     return f"\0ew-starts-{os.getuid()}-{os.getppid()}-{digest}"

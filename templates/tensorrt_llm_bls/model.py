@@ -38,7 +38,10 @@ class TritonPythonModel:
         self._texts = TokenTexts(Tokenizer.from_file(str(folder / "tokenizer.json")), skip)
         self._accumulate = values["accumulate_tokens"].lower() in TRUE
         self._preprocessing = values["preprocessing_model_name"]
-        self._calls = EngineCalls(triton_url(), values["tensorrt_llm_model_name"])
+        # All versions of a model share its configuration; each calls its like.
+        self._version = args["model_version"]
+        engine = f"{values['tensorrt_llm_model_name']}/versions/{self._version}"
+        self._calls = EngineCalls(triton_url(), engine)
         self._pool = ThreadPoolExecutor(int(values["max_concurrent_requests"]))
         self._closing = threading.Event()
         threading.Thread(target=self._watch, daemon=True).start()
@@ -82,6 +85,7 @@ class TritonPythonModel:
     def _preprocess(self, request: Any) -> dict[str, Any]:
         inner = pb.InferenceRequest(
             model_name=self._preprocessing,
+            model_version=int(self._version),
             request_id=request.request_id(),
             inputs=preprocessing_inputs(request),
             requested_output_names=list(PREPROCESSED),

@@ -192,24 +192,3 @@ def test_engines_driven_from_python_get_the_bridge_as_their_model(home: Home, en
     assert {"model.py", "protocol.py", "worker.json"} <= {path.name for path in folder.iterdir()}
     assert json.loads((folder / "worker.json").read_text())["engine"] == entry["engine"]
     assert tensors(rendered(home).input) == wanted(CONTRACT["tensorrt_llm"]["inputs"])
-
-
-def test_upstream_layout_has_the_fixed_names(home: Home) -> None:
-    render(config_of(m={}, second={}), home, only=["m"], layout="upstream")
-    folders = {path.name for path in home.repository.iterdir() if path.is_dir()}
-    assert folders == {"ensemble", "preprocessing", "tensorrt_llm", "postprocessing", "tensorrt_llm_bls"}
-    assert lint(home.repository) == []
-    ensemble = pbtxt.parse_config(
-        (home.repository / "ensemble" / "config.pbtxt").read_text(), source="ensemble"
-    )
-    assert [step.model_name for step in ensemble.ensemble_scheduling.step] == [
-        "preprocessing",
-        "tensorrt_llm",
-        "postprocessing",
-    ]
-    with pytest.raises(UsageError) as caught:
-        render(config_of(m={}, second={}), home, layout="upstream")
-    assert caught.value.code == "one_model_only"
-    render(config_of(m={}, second={}), home, only=["second"], layout="upstream")
-    assert render(config_of(m={}), home).removed
-    assert {path.name.split("-")[0] for path in home.repository.iterdir() if path.is_dir()} == {"m"}

@@ -13,8 +13,8 @@ import pytest
 @pytest.fixture
 def pair() -> Iterator[tuple[Any, Any]]:
     module = importlib.import_module("stream_starts")
-    listener = module.StartListener("test-starts-postprocessing")
-    announcer = module.StartAnnouncer("test-starts-preprocessing")
+    listener = module.StartListener("test-starts-postprocessing", "1")
+    announcer = module.StartAnnouncer("test-starts-preprocessing", "1")
     yield listener, announcer
     listener.close()
     announcer.close()
@@ -40,10 +40,10 @@ def test_more_announcements_than_the_socket_queue_holds(pair: tuple[Any, Any]) -
 
 def test_serving_goes_on_where_nobody_listens_or_somebody_does_already(pair: tuple[Any, Any]) -> None:
     module = importlib.import_module("stream_starts")
-    lonely = module.StartAnnouncer("nobody-preprocessing")
+    lonely = module.StartAnnouncer("nobody-preprocessing", "1")
     lonely.announce("r")
     lonely.close()
-    second = module.StartListener("test-starts-postprocessing")
+    second = module.StartListener("test-starts-postprocessing", "1")
     pair[1].announce("r")
     assert (second.read(), pair[0].read()) == ([], ["r"])
     second.close()
