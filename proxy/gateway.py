@@ -61,9 +61,10 @@ class Forbidden(EwError):
 class RouteError(EwError):
     """No such path, or not with this method."""
 
-    def __init__(self, what: str, status: int, **parts: str) -> None:
+    def __init__(self, what: str, status: int, allow: str = "", **parts: str) -> None:
         super().__init__(what, **parts)
         self.http_status = status  # type: ignore[misc]
+        self.allow = allow
 
 
 class Gateway:
@@ -203,7 +204,8 @@ async def _answer_error(error: EwError, context: Context, send: _Responder) -> N
 def _route_error(scope: Scope, error: HTTPException) -> EwError:
     what = f"There is no {scope['method']} {scope['path']}."
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
-    return RouteError(what, error.status_code, hint="/openapi.json lists every route.", code=code)
+    allow = (error.headers or {}).get("Allow", "")
+    return RouteError(what, error.status_code, allow, hint="/openapi.json lists every route.", code=code)
 
 
 def _request_id(scope: Scope) -> str:

@@ -119,6 +119,9 @@ def error_document(error: EwError, request_id: str) -> dict[str, Any]:
 
 
 def error_headers(error: EwError) -> Headers:
+    """What goes with a status: Retry-After, or the methods that a route has."""
+    if allow := getattr(error, "allow", ""):
+        return [(b"allow", allow.encode())]
     if error.http_status in (429, 503):
         return [(b"retry-after", b"%d" % RETRY_AFTER_SECONDS)]
     return []

@@ -76,7 +76,7 @@ def _paths() -> dict[str, Any]:
         "/v1/models": {"get": _get("Models in OpenAI's form.")},
         "/v1/models/{model_id}": {"get": _get("One model in OpenAI's form.", MODEL_ID)},
         "/health/live": {"get": _open("The process answers.")},
-        "/health/ready": {"get": _open("Every model that is meant to run is ready.")},
+        "/health/ready": {"get": _readiness()},
         "/metrics": {"get": _open("Metrics for Prometheus.", "text/plain")},
     }
 
@@ -102,6 +102,13 @@ def _get(summary: str, *parameters: dict[str, Any]) -> dict[str, Any]:
 def _open(summary: str, kind: str = "application/json") -> dict[str, Any]:
     """A route without a key."""
     return {"summary": summary, "security": [], "responses": _responses((kind,))}
+
+
+def _readiness() -> dict[str, Any]:
+    """Here 503 is an answer, not an error: the same document with another status."""
+    described = _open("Every model that is meant to run is ready.")
+    described["responses"]["503"] = {**described["responses"]["200"], "description": "Not ready."}
+    return described
 
 
 def _responses(kinds: tuple[str, ...]) -> dict[str, Any]:

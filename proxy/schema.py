@@ -64,6 +64,15 @@ class SamplingFields(Strict):
 class InferenceRequest(SamplingFields):
     """Body of POST /api/v1/inference and /api/v1/inference/stream."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": ["prompt"], "properties": {"prompt": {"type": "string"}}},
+                {"required": ["messages"], "properties": {"messages": {"type": "array"}}},
+            ]
+        }
+    )
+
     model_id: Text = Field(description="An id from GET /api/v1/models.")
     prompt: str | None = Field(None, description="A user's turn, or plain text with raw.")
     messages: Annotated[list[Message], Field(min_length=1)] | None = None

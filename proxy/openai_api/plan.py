@@ -152,6 +152,11 @@ def _prompts(model: ServedModel, prompt: Any) -> list[tuple[list[int], str]]:
 def _prompt(model: ServedModel, prompt: str | list[int]) -> tuple[list[int], str]:
     if isinstance(prompt, str):
         return model.encode_raw(prompt), prompt
+    size = model.tokenizer.get_vocab_size()
+    if max(prompt) >= size:
+        raise UsageError(
+            f"prompt: found token {max(prompt)}; allowed are 0 to {size - 1}.", code="invalid_field"
+        )
     return prompt, model.tokenizer.decode(prompt)
 
 

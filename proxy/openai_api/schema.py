@@ -9,11 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from proxy.schema import MAX_STOPS, ShortText
 
 MAX_CHOICES = 16
-Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+Ids = Annotated[list[Annotated[int, Field(ge=0, lt=1 << 31)]], Field(min_length=1)]
 
 
 class OpenAIModel(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
 
 
 class TextPart(OpenAIModel):

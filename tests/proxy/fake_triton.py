@@ -18,6 +18,7 @@ class Script:
 
     `tokens` are sent in groups of `group`; `fail_after` sends an error event after so many groups,
     `kill_after` closes the connection. `status` other than 200 is answered at once with `error`.
+    With `stays_ready` an unload is answered and not done.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -31,6 +32,7 @@ class Script:
     decoupled: bool = True
     end_lag: float = 0.0
     log_prob: float | None = None
+    stays_ready: bool = False
 
 
 @dataclass
@@ -89,7 +91,8 @@ class FakeTriton:
         elif path.startswith("/v2/repository/models/"):
             name, verb = path.split("/")[-2:]
             self.controls.append((verb, name))
-            self.models[name] = "READY" if verb == "load" else ""
+            ready = verb == "load" or self.script.stays_ready
+            self.models[name] = "READY" if ready else ""
             await _plain(writer, 200, {})
         elif path.endswith("/config"):
             policy = {"decoupled": self.script.decoupled}
