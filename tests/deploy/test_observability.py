@@ -1,4 +1,4 @@
-"""Rules and dashboards by themselves: valid, fresh, each alert tested, each bound one that the proxy measures."""
+"""Rules and dashboards by themselves: valid, fresh, every alert tested, every bound one that is measured."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ REQUIRED = "EW_TEST_TOOLS"
 
 
 def tool(name: str, package: str) -> str:
-    """Its path. A machine that lacks it skips the test; where EW_TEST_TOOLS=required is set, as in CI, it fails."""
+    """Its path. Without it a test is skipped, or fails where EW_TEST_TOOLS=required is set, as in CI."""
     found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
     if found is None:
         message = f"{name} is not here: apt-get install {package}"
