@@ -27,12 +27,16 @@ MANAGERS = ("auto", "conda", "mamba", "micromamba", "venv", "container")
     show_default=True,
     help="The engine to set up.",
 )
-@click.option("--env", "name", help="Name of the environment [ew-trt, ew-vllm, ew-hf; cpu: the base environment].")
+@click.option(
+    "--env", "name", help="Name of the environment [ew-trt, ew-vllm, ew-hf; cpu: the base environment]."
+)
 @click.option(
     "--manager", type=click.Choice(MANAGERS), default="auto", show_default=True, help="What makes it."
 )
 @click.option("--python", help="Python version, or an interpreter for venv [3.12].")
-@click.option("--version", help="Release of tensorrt_llm, vllm or transformers [the newest known stable one].")
+@click.option(
+    "--version", help="Release of tensorrt_llm, vllm or transformers [the newest known stable one]."
+)
 @click.option(
     "--find-links", type=click.Path(path_type=Path), help="Install offline from this folder of wheels."
 )

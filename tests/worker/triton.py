@@ -212,7 +212,8 @@ class Triton:
         version.mkdir(parents=True)
         text = config_pbtxt(name, backend, decoupled, exclude_input, max_queue_size)
         (version.parent / "config.pbtxt").write_text(text)
-        options = {"precision": "exact", "kv_cache_tokens": 8192, "max_batch_size": 16, **(options or {})}
+        small = {"precision": "exact", "kv_cache_tokens": 8192, "max_batch_size": 16}
+        options = {**(small if worker.get("engine", "cpu") == "cpu" else {}), **(options or {})}
         document = {"engine": "cpu", "root": str(SOURCE_ROOT), "package": str(package), "options": options}
         (version / "worker.json").write_text(json.dumps({**document, **worker}))
         return version

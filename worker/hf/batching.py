@@ -150,8 +150,8 @@ class Batches:
     def kv_used_fraction(self) -> float:
         page = self.page_tokens
         running = self._processor.scheduler.active_requests.values()
-        pages = sum(-(-state.current_len() // page) for state in running)
-        return min(pages / int(self._processor.cache.num_blocks), 1.0)
+        pages = sum(-(-int(state.current_len()) // page) for state in running)
+        return min(pages * page / self.kv_cache_tokens, 1.0)
 
     def _computed(self, request: Any, log_probs: dict[str, float]) -> Computed:
         name = request.state.request_id

@@ -57,9 +57,9 @@ def draw(scores: Tensor, rules: Sequence[TokenRules]) -> Tensor:
 
 def _descending(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The `count` best of each row and their token ids."""
-    if count <= LARGEST_SHORTLIST:
-        return torch.topk(scores, count, dim=-1)
-    return torch.sort(scores, dim=-1, descending=True)
+    shortlist = count <= LARGEST_SHORTLIST
+    best, order = scores.topk(count) if shortlist else scores.sort(dim=-1, descending=True)
+    return best, order
 
 
 def _groups(rules: Sequence[TokenRules]) -> Iterable[list[int]]:
