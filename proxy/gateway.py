@@ -94,6 +94,9 @@ class Gateway:
         context = Context(_request_id(scope), perf_counter())
         scope["ew"], scope["app"] = context, self  # with an app, Starlette raises 404 and 405
         responder = _Responder(context, send)
+        tracing = self.service.tracing
+        if tracing is not None:
+            context.span = tracing.start_request(scope)
         try:
             context.key = self._authorize(scope)
             await self._router(scope, receive, responder)
@@ -108,6 +111,8 @@ class Gateway:
             await _answer_error(EwError("The proxy failed.", code="internal"), context, responder)
         finally:
             _log_access(scope, context)
+            if tracing is not None:
+                tracing.end_request(context.span, _route_path(scope), context)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -218,10 +223,14 @@ def _bearer(authorization: str) -> str:
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
-def _log_access(scope: Scope, context: Context) -> None:
+def _route_path(scope: Scope) -> str:
+    """The path as the route has it, with names in place of ids."""
     route: Any = scope.get("route")
-    path = route.path if route is not None else "(none)"
-    metrics.REQUESTS.labels(path, str(context.status)).inc()
+    return route.path if route is not None else "(none)"
+
+
+def _log_access(scope: Scope, context: Context) -> None:
+    metrics.REQUESTS.labels(_route_path(scope), str(context.status)).inc()
     if scope["path"] in OPEN_PATHS:
         return
     access_log.info(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from typing import Any
 
@@ -10,11 +9,12 @@ import orjson
 
 from common.errors import EwError, UsageError
 from proxy.generation import Generation, GenerationRequest
-from proxy.http import Headers, Receive, Scope, Send, header, read_body, send_json
+from proxy.http import Receive, Scope, Send, header, read_body, send_json
 from proxy.models import ServedModel
 from proxy.schema import InferenceRequest, parse
 from proxy.service import Context, Service, new_engine_id
 from proxy.streaming import stream, whole_text
+from proxy.tracing import as_headers, client_context
 from proxy.triton import Sampling
 
 GUIDE_TYPES = (("json_schema", "json_schema"), ("regex", "regex"), ("grammar", "ebnf_grammar"))
@@ -109,7 +109,7 @@ def make_request(service: Service, fields: InferenceRequest, scope: Scope) -> Ge
         stop=as_tuple(fields.stop),
         timeout=service.timeout(fields.timeout_ms),
         priority=fields.priority,
-        trace_headers=trace_headers(scope),
+        trace_headers=as_headers(client_context(scope)),
     )
 
 
@@ -117,15 +117,6 @@ def as_tuple(values: str | list[str] | None) -> tuple[str, ...]:
     if values is None:
         return ()
     return (values,) if isinstance(values, str) else tuple(values)
-
-
-def trace_headers(scope: Scope) -> bytes:
-    """W3C trace context for tritonserver, so that its spans join the caller's trace."""
-    found: Headers = [
-        (name, value) for name, value in scope["headers"] if name in (b"traceparent", b"tracestate")
-    ]
-    safe = [(name, value) for name, value in found if re.fullmatch(rb"[\x20-\x7e]{1,512}", value)]
-    return b"".join(b"%s: %s\r\n" % pair for pair in safe)
 
 
 def _prompt_ids(model: ServedModel, fields: InferenceRequest) -> list[int]:

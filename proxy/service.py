@@ -22,6 +22,7 @@ from proxy.loading import OnDemand
 from proxy.models import Registry
 from proxy.router import Router
 from proxy.settings import Settings
+from proxy.tracing import configured_tracing
 from proxy.triton_metrics import TritonMetrics
 
 
@@ -36,6 +37,7 @@ class Context:
     model_id: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
     server_timing: list[str] = field(default_factory=list)
+    span: Any = None
 
 
 class Service:
@@ -48,6 +50,7 @@ class Service:
         self.triton_metrics = TritonMetrics(settings.triton_metrics)
         self.keys = KeyStore(Path(settings.keys)) if settings.keys else None
         self.rates = RateLimiter()
+        self.tracing = configured_tracing()
         shared = os.environ.get("PROMETHEUS_MULTIPROC_DIR")  # set when there are several workers
         models = {model_id: model.config for model_id, model in self.registry.models.items()}
         self.on_demand = OnDemand(self.router, models, Path(shared) if shared else None)
@@ -69,6 +72,8 @@ class Service:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.router.close()
+        if self.tracing is not None:
+            await self.tracing.close()
         await self.triton_metrics.close()
 
     def begin_drain(self) -> None:
@@ -114,6 +119,7 @@ class Service:
             client = self.router.client_for(request.model.model_id)
             if not await self.router.streams(client, request.model.model_id):
                 request = replace(request, streaming=False)
+            span, request = self._begin_span(request, context)
             generation = Generation(client, request, context.arrived)
             self.active.add(generation)
             try:
@@ -122,6 +128,15 @@ class Service:
                 self.active.discard(generation)
                 metrics.of_model(request.model.model_id).observe(generation)
                 context.facts.update(_facts(generation))
+                if self.tracing is not None:
+                    self.tracing.end_generation(span, generation)
+
+    def _begin_span(self, request: GenerationRequest, context: Context) -> tuple[Any, GenerationRequest]:
+        """With tracing: the generation's span, and the request that tells tritonserver of it."""
+        if self.tracing is None:
+            return None, request
+        span = self.tracing.start_generation(context.span, request)
+        return span, replace(request, trace_headers=self.tracing.context_headers(span))
 
     @contextmanager
     def _admitted(self, model_id: str, context: Context) -> Iterator[None]:

@@ -12,10 +12,11 @@ from common.errors import UsageError
 from proxy.generation import GenerationRequest
 from proxy.http import Scope
 from proxy.models import ServedModel
-from proxy.native import as_tuple, choice, trace_headers
+from proxy.native import as_tuple, choice
 from proxy.openai_api.schema import ChatMessage, ChatRequest, CommonFields, CompletionRequest, NamedTool
 from proxy.openai_api.tools import ToolFormat, tool_format
 from proxy.service import Service, new_engine_id
+from proxy.tracing import as_headers, client_context
 from proxy.triton import Sampling
 
 
@@ -85,7 +86,7 @@ def _request(
         sampling=sampling,
         stop=as_tuple(fields.stop),
         timeout=service.timeout(None),
-        trace_headers=trace_headers(scope),
+        trace_headers=as_headers(client_context(scope)),
     )
 
 

@@ -26,6 +26,7 @@ from runtime.launchers.request import (
     TritonPorts,
 )
 from runtime.launchers.served import served_model
+from runtime.launchers.tracing import trace_options
 from runtime.state import Service
 
 
@@ -62,7 +63,7 @@ def plan_service(
         gpus=options.gpus,
         image=options.image or (environment.image if environment and environment.image else None),
         worker_python=_worker_python(environment),
-        triton_options=options.triton_options,
+        triton_options=(*trace_options(os.environ), *options.triton_options),
         shm_size=options.shm_size,
     )
     return plan_launch(request, _machine(engine, options), dry_run=dry_run)
