@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import yaml
@@ -35,11 +35,12 @@ def metric_names(expr: str) -> set[str]:
     return {name for name in NAME.findall(bare) if name.lower() not in OPERATORS}
 
 
-def rules() -> Iterator[dict[str, Any]]:
+@cache
+def rules() -> tuple[dict[str, Any], ...]:
     """Every recording and alerting rule."""
-    for path in sorted((PROMETHEUS / "rules").glob("*.yml")):
-        for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]:
-            yield from group["rules"]
+    paths = sorted((PROMETHEUS / "rules").glob("*.yml"))
+    groups = [group for path in paths for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]]
+    return tuple(rule for group in groups for rule in group["rules"])
 
 
 def rule_queries() -> list[Query]:
