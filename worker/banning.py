@@ -9,11 +9,16 @@ from worker.protocol import Sampling
 
 
 class BannedTokens:
-    """Follows one request token by token. Of a bad word of several tokens the last is barred in its place."""
+    """Follows one request token by token. Of a bad word of several tokens the last is barred in its place.
 
-    def __init__(self, sampling: Sampling, prompt: Iterable[int]) -> None:
+    `barred` are further tokens that never come.
+    """
+
+    def __init__(
+        self, sampling: Sampling, prompt: Iterable[int], barred: frozenset[int] = frozenset()
+    ) -> None:
         words = [word for word in sampling.bad_words if word]
-        self._always = frozenset(word[0] for word in words if len(word) == 1)
+        self._always = barred | {word[0] for word in words if len(word) == 1}
         self._phrases = [word for word in words if len(word) > 1]
         self._recent: deque[int] = deque(prompt, maxlen=max((len(word) - 1 for word in words), default=0))
         self._end_id = sampling.end_id
@@ -34,4 +39,4 @@ class BannedTokens:
         lasts = {word[-1] for word in self._phrases if recent[-(len(word) - 1) :] == word[:-1]}
         if self._until_end_id > 0 and self._end_id is not None:
             lasts.add(self._end_id)
-        return self._always | lasts
+        return self._always | lasts if lasts else self._always

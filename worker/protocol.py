@@ -15,8 +15,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MAX_PAYLOAD = 256 << 20
+# What an engine may be able to do beyond sampling; it names them in READY.
+GUIDED_DECODING = "guided_decoding"
+LOGIT_BIAS = "logit_bias"
+GUIDE_TYPES = ("json", "json_schema", "regex", "ebnf_grammar")
 
 _HEADER = struct.Struct("<IB")
 _ID = struct.Struct("<Q")
@@ -60,7 +64,11 @@ class ProtocolError(Exception):
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to choose tokens. None means: not given. Word lists are sequences of token ids."""
+    """How to choose tokens. None means: not given. Word lists are sequences of token ids.
+
+    `guide_type` is one of GUIDE_TYPES and `guide` what it reads; `token_bias` holds (token id, what is
+    added to its logit).
+    """
 
     max_tokens: int
     min_tokens: int = 0
@@ -75,6 +83,9 @@ class Sampling:
     stop_words: tuple[tuple[int, ...], ...] = ()
     bad_words: tuple[tuple[int, ...], ...] = ()
     log_probs: bool = False
+    guide_type: str | None = None
+    guide: str | None = None
+    token_bias: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,7 +120,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Ready:
-    """Sent once, when the engine accepts requests. Sizes are in tokens."""
+    """Sent once, when the engine accepts requests. Sizes are in tokens; `features` are what it can do."""
 
     engine: str
     vocab_size: int
@@ -119,6 +130,7 @@ class Ready:
     kv_cache_tokens: int
     kv_block_tokens: int
     protocol: int = PROTOCOL_VERSION
+    features: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -159,8 +171,8 @@ def decode_submit(payload: bytes) -> GenerationRequest:
     input_ids = array("i")
     input_ids.frombytes(payload[_SUBMIT.size : end])
     sampling = json.loads(payload[end:])
-    for words in ("stop_words", "bad_words"):
-        sampling[words] = tuple(tuple(word) for word in sampling[words])
+    for pairs in ("stop_words", "bad_words", "token_bias"):
+        sampling[pairs] = tuple(map(tuple, sampling[pairs]))
     return GenerationRequest(request_id, input_ids, Sampling(**sampling))
 
 
@@ -225,6 +237,7 @@ def decode_ready(payload: bytes) -> Ready:
             f"The worker speaks protocol {document.get('protocol')}, the bridge {PROTOCOL_VERSION}: "
             "they come from different versions of ew. Render the model repository again."
         )
+    document["features"] = tuple(document["features"])
     return Ready(**document)
 
 

@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from common.errors import UsageError
-from worker.protocol import GenerationRequest, Sampling, Status
+from worker.protocol import (
+    GUIDE_TYPES,
+    GUIDED_DECODING,
+    LOGIT_BIAS,
+    GenerationRequest,
+    Sampling,
+    Status,
+)
 
 MAX_PENALTY = 2.0
 MAX_TEMPERATURE = 100.0
+MAX_GUIDE_CHARACTERS = 64 << 10
+# Grammar compilers recurse; thousands of brackets inside each other end the process.
+MAX_GUIDE_DEPTH = 64
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may ask for, in tokens. `max_total_len` is prompt and answer together."""
+    """What one request may ask for, in tokens. `max_total_len` is prompt and answer together.
+
+    `features` are those of the protocol that the engine has.
+    """
 
     vocab_size: int
     max_input_len: int
     max_output_len: int
     max_total_len: int
+    features: tuple[str, ...] = ()
 
 
 class RequestRefused(UsageError):
@@ -39,6 +54,8 @@ def check_request(request: GenerationRequest, limits: Limits) -> None:
     _check_lengths(request, limits)
     _check_sampling(request.sampling)
     _check_words(request.sampling, limits.vocab_size)
+    _check_bias(request.sampling, limits)
+    _check_guide(request.sampling, limits)
 
 
 def _check_prompt(request: GenerationRequest, limits: Limits) -> None:
@@ -113,3 +130,69 @@ def _check_ids(name: str, tokens: Iterable[int], vocab_size: int) -> None:
                 f"{name} holds {token}; this model's token ids are 0 to {vocab_size - 1}.",
                 code="token_out_of_range",
             )
+
+
+def _check_bias(sampling: Sampling, limits: Limits) -> None:
+    if not sampling.token_bias:
+        return
+    if LOGIT_BIAS not in limits.features:
+        raise _missing_feature("embedding_bias", "an embedding bias")
+    _check_ids("embedding_bias", (token for token, _ in sampling.token_bias), limits.vocab_size)
+    for token, bias in sampling.token_bias:
+        if not bias < math.inf:  # a NaN too
+            raise _out_of_range(f"embedding_bias of token {token}", bias, "a finite number, or -inf")
+
+
+def _check_guide(sampling: Sampling, limits: Limits) -> None:
+    kind, guide = sampling.guide_type, sampling.guide or ""
+    if kind is None:
+        if guide:
+            raise _guide_refused("guided_decoding_guide needs guided_decoding_guide_type beside it.")
+        return
+    if GUIDED_DECODING not in limits.features:
+        raise _missing_feature("guided_decoding_guide_type", "guided decoding")
+    if kind not in GUIDE_TYPES:
+        allowed = ", ".join(GUIDE_TYPES)
+        raise _guide_refused(f"guided_decoding_guide_type is {kind!r}; allowed are {allowed}.")
+    if sampling.end_id is None:
+        raise _guide_refused("Guided decoding needs end_id: it is how an answer ends.")
+    if kind != "json":
+        _check_guide_text(kind, guide)
+
+
+def _check_guide_text(kind: str, guide: str) -> None:
+    if not 1 <= len(guide) <= MAX_GUIDE_CHARACTERS:
+        raise _guide_refused(
+            f"guided_decoding_guide has {len(guide)} characters; allowed are 1 to {MAX_GUIDE_CHARACTERS}."
+        )
+    if _depth(guide) > MAX_GUIDE_DEPTH:
+        raise _guide_refused(f"guided_decoding_guide nests deeper than {MAX_GUIDE_DEPTH} brackets.")
+    if kind == "json_schema":
+        try:
+            json.loads(guide)
+        except ValueError as error:
+            raise _guide_refused(f"guided_decoding_guide is not JSON: {error}.") from error
+
+
+def _depth(guide: str) -> int:
+    """How many brackets are open at most; one that stands for itself counts like any other."""
+    depth = deepest = 0
+    for character in guide:
+        if character in "([{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif character in ")]}":
+            depth = max(depth - 1, 0)
+    return deepest
+
+
+def _guide_refused(message: str) -> RequestRefused:
+    return RequestRefused(message, code="guide_invalid")
+
+
+def _missing_feature(name: str, feature: str) -> RequestRefused:
+    return RequestRefused(
+        f"{name}: this engine does not support {feature}.",
+        status=Status.UNSUPPORTED,
+        code="feature_missing",
+    )

@@ -26,7 +26,6 @@ UNSUPPORTED_INPUTS = {
     "lookahead_window_size": "lookahead decoding",
     "lookahead_ngram_size": "lookahead decoding",
     "lookahead_verification_set_size": "lookahead decoding",
-    "embedding_bias": "an embedding bias",
     "prompt_embedding_table": "prompt embedding tables",
     "prompt_table_extra_ids": "prompt embedding tables",
     "prompt_vocab_size": "prompt embedding tables",
@@ -42,8 +41,6 @@ UNSUPPORTED_INPUTS = {
     "retention_token_range_durations_ms": "KV cache retention",
     "retention_decode_priority": "KV cache retention",
     "retention_decode_duration_ms": "KV cache retention",
-    "guided_decoding_guide_type": "guided decoding",
-    "guided_decoding_guide": "guided decoding",
 }
 # Inputs that change nothing as long as they have this value.
 NEUTRAL_VALUES = {"beam_width": 1, "runtime_top_p_decay": 1.0}
@@ -120,6 +117,18 @@ class Inputs:
         if value.size != 1:
             raise BadRequest(f"{name} takes one value for each prompt; found {value.size}.")
         return value[0].item()
+
+    def text(self, name: str, row: int) -> str | None:
+        """The text of a [batch, 1] string tensor, None when it is not given."""
+        if name not in self._tensors:
+            return None
+        values = np.ravel(self.row(name, row))
+        if values.size != 1:
+            raise BadRequest(f"{name} takes one text for each prompt; found {values.size}.")
+        try:
+            return bytes(values[0]).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise BadRequest(f"{name} is not UTF-8: {error.reason} at byte {error.start}.") from error
 
     def flag(self, name: str, default: bool = False) -> bool:
         value = self.scalar(name, 0)
@@ -203,7 +212,19 @@ def _parse_sampling(inputs: Inputs, row: int) -> Sampling:
         stop_words=_parse_words(inputs, "stop_words_list", row),
         bad_words=_parse_words(inputs, "bad_words_list", row),
         log_probs=inputs.flag("return_log_probs"),
+        guide_type=inputs.text("guided_decoding_guide_type", row),
+        guide=inputs.text("guided_decoding_guide", row),
+        token_bias=_parse_bias(inputs, row),
     )
+
+
+def _parse_bias(inputs: Inputs, row: int) -> tuple[tuple[int, float], ...]:
+    """The tokens whose entry in embedding_bias, [vocab], is not zero, and what is added to their logits."""
+    if "embedding_bias" not in inputs:
+        return ()
+    bias = np.ravel(inputs.row("embedding_bias", row))
+    tokens = np.flatnonzero(bias)
+    return tuple(zip(tokens.tolist(), bias[tokens].tolist(), strict=True))
 
 
 def _parse_words(inputs: Inputs, name: str, row: int) -> tuple[tuple[int, ...], ...]:

@@ -6,6 +6,8 @@ import itertools
 import time
 from array import array
 from collections.abc import Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +17,53 @@ import openvino_genai as genai
 
 from common.errors import EngineError
 from worker.openvino.banning import BannedTokens
+from worker.openvino.bias import barred_by_bias
 from worker.openvino.cache import default_cache, graph_folder
+from worker.openvino.guides import GuideChecker, Problem, refuse_unless_alone
 from worker.openvino.options import BLOCK_TOKENS, EngineOptions, kv_cache_blocks, limits
 from worker.openvino.sampling import generation_config
 from worker.openvino.spec import ModelSpec, read_config
-from worker.protocol import Finish, GenerationRequest, Ready, Refusal, Status, Update
+from worker.openvino.vocabulary import textless_tokens
+from worker.protocol import (
+    GUIDED_DECODING,
+    LOGIT_BIAS,
+    Finish,
+    GenerationRequest,
+    Ready,
+    Refusal,
+    Status,
+    Update,
+)
 from worker.serving import Load
 from worker.stopping import StopWords
 from worker.validate import Limits, RequestRefused
 
 MAX_BATCHED_TOKENS = 256
+# With nothing else to do a step waits this long for a guide that is being tried.
+WAIT_SECONDS = 0.002
+
+
+@dataclass(frozen=True)
+class Guides:
+    """What guided decoding needs: the check of guides, and the tokens that no guided answer holds."""
+
+    checker: GuideChecker
+    textless: frozenset[int]
 
 
 class _Running:
     """A request inside the engine. With bad words it runs in segments, see `banning`."""
 
-    def __init__(self, request: GenerationRequest) -> None:
+    def __init__(self, request: GenerationRequest, vocab_size: int) -> None:
         sampling = request.sampling
         self.request = request
         self.request_id = request.request_id
         self.generated = array("i")
         self.scheduled_ns = 0
         self.handle: Any = None
+        self.textless: frozenset[int] = frozenset()
         self._stop_words = StopWords(sampling.stop_words)
-        self._bans = BannedTokens(sampling, request.input_ids) if sampling.bad_words else None
+        self._bans = _bans(request, vocab_size)
         self._banned = self._bans.next() if self._bans else None
 
     def config(self, vocab_size: int) -> Any:
@@ -68,6 +93,13 @@ class _Running:
         return self._banned != before
 
 
+def _bans(request: GenerationRequest, vocab_size: int) -> BannedTokens | None:
+    sampling = request.sampling
+    if not (sampling.bad_words or sampling.token_bias):
+        return None
+    return BannedTokens(sampling, request.input_ids, barred_by_bias(sampling.token_bias, vocab_size))
+
+
 class OpenVinoAdapter:
     """In-flight batching, paged KV cache and prefix caching by ContinuousBatchingPipeline.
 
@@ -75,10 +107,12 @@ class OpenVinoAdapter:
     to its own max_num_seqs either, so requests beyond max_batch_size wait here.
     """
 
-    def __init__(self, pipeline: Any, ready: Ready, bounds: Limits) -> None:
+    def __init__(self, pipeline: Any, ready: Ready, bounds: Limits, guides: Guides | None = None) -> None:
         self._pipeline = pipeline
         self._ready = ready
         self._limits = bounds
+        self._guides = guides
+        self._trying: dict[int, tuple[_Running, Future[Problem | None]]] = {}
         self._engine_ids = itertools.count()
         self._waiting: dict[int, _Running] = {}
         self._running: dict[int, _Running] = {}
@@ -94,37 +128,61 @@ class OpenVinoAdapter:
 
     @property
     def busy(self) -> bool:
-        return bool(self._running or self._waiting) or self._pipeline.has_non_finished_requests()
+        return (
+            bool(self._running or self._waiting or self._trying) or self._pipeline.has_non_finished_requests()
+        )
 
     @property
     def active(self) -> int:
-        return len(self._running) + len(self._waiting)
+        return len(self._running) + len(self._waiting) + len(self._trying)
 
     def load(self) -> Load:
         return self._load
 
     def submit(self, request: GenerationRequest) -> None:
-        waiting = _Running(request)
+        waiting = _Running(request, self._limits.vocab_size)
         try:
             waiting.config(self._limits.vocab_size)
         except RuntimeError as error:
             raise RequestRefused(_reason(error), code="refused_by_engine") from error
-        self._waiting[request.request_id] = waiting
+        if self._guides is None or request.sampling.guide_type is None:
+            self._waiting[request.request_id] = waiting
+        else:
+            refuse_unless_alone(request.sampling)
+            waiting.textless = self._guides.textless
+            self._trying[request.request_id] = waiting, self._guides.checker.check(request.sampling)
 
     def cancel(self, request_id: int) -> None:
         self._waiting.pop(request_id, None)
+        self._trying.pop(request_id, None)
         running = self._running.pop(request_id, None)
         if running is not None:
             running.handle.cancel()
 
     def step(self) -> list[Update | Refusal]:
-        results = self._admit()
+        results = self._admit_tried() if self._trying else []
+        results += self._admit()
         if self._pipeline.has_non_finished_requests():
             self._pipeline.step()
         results += [result for running in list(self._running.values()) if (result := self._read(running))]
         metrics = self._pipeline.get_metrics()
         self._load = Load(len(self._running), round(metrics.cache_usage / 100, 4) if self._running else 0.0)
         return results
+
+    def _admit_tried(self) -> list[Update | Refusal]:
+        """Let the requests wait for room whose guides are good, and refuse the others."""
+        if not (self._running or self._waiting):
+            wait([tried for _, tried in self._trying.values()], WAIT_SECONDS, FIRST_COMPLETED)
+        refusals: list[Update | Refusal] = []
+        for request_id, (waiting, tried) in list(self._trying.items()):
+            if not tried.done():
+                continue
+            del self._trying[request_id]
+            if problem := tried.result():
+                refusals.append(Refusal(request_id, problem.status, problem.code, problem.message))
+            else:
+                self._waiting[request_id] = waiting
+        return refusals
 
     def _admit(self) -> list[Update | Refusal]:
         """Start waiting requests, oldest first, while there is room in the batch."""
@@ -156,6 +214,9 @@ class OpenVinoAdapter:
                 return None
             del self._running[running.request_id]
             return _no_room(running.request_id)
+        if finish == Finish.CANCELLED:
+            self.cancel(running.request_id)
+            return _nothing_follows(running.request_id)
         if finish != Finish.NONE:
             self.cancel(running.request_id)
         elif running.needs_new_segment():
@@ -167,10 +228,15 @@ class OpenVinoAdapter:
 
 
 def _take(running: _Running, output: Any, tokens: array[int], log_probs: array[float]) -> Finish:
-    """Add the tokens of one output up to the end id (left out) or a stop word (kept)."""
+    """Add the tokens of one output up to the end id (left out) or a stop word (kept).
+
+    CANCELLED is a guide that lets no token follow: then the engine takes one without a text.
+    """
     for token, log_prob in zip(output.generated_ids, output.generated_log_probs, strict=True):
         if token == running.request.sampling.end_id:
             return Finish.END_ID
+        if token in running.textless:
+            return Finish.CANCELLED
         tokens.append(token)
         log_probs.append(log_prob)
         finish = running.take(token)
@@ -187,6 +253,15 @@ def _no_room(request_id: int) -> Refusal:
         "kv_cache_full",
         "The engine dropped this request: its tokens do not fit the KV cache. "
         "Raise kv_cache_tokens in deploy/config.json.",
+    )
+
+
+def _nothing_follows(request_id: int) -> Refusal:
+    return Refusal(
+        request_id,
+        Status.INVALID,
+        "guide_dead_end",
+        "guided_decoding_guide: no token of this model can follow what has been generated.",
     )
 
 
@@ -212,7 +287,10 @@ def load(package: Path, options: Mapping[str, Any]) -> OpenVinoAdapter:
     window = settings.max_attention_window_size
     folder = graph_folder(checkpoint, settings.precision, window, default_cache())
     blocks = kv_cache_blocks(spec, settings)
-    bounds = limits(spec, settings, blocks * BLOCK_TOKENS)
+    textless = textless_tokens(folder)
+    guides = None if textless is None else Guides(GuideChecker(folder), textless)
+    features = (LOGIT_BIAS,) if guides is None else (LOGIT_BIAS, GUIDED_DECODING)
+    bounds = replace(limits(spec, settings, blocks * BLOCK_TOKENS), features=features)
     ready = Ready(
         engine="cpu",
         vocab_size=bounds.vocab_size,
@@ -221,8 +299,9 @@ def load(package: Path, options: Mapping[str, Any]) -> OpenVinoAdapter:
         max_output_len=bounds.max_output_len,
         kv_cache_tokens=blocks * BLOCK_TOKENS,
         kv_block_tokens=BLOCK_TOKENS,
+        features=features,
     )
-    return OpenVinoAdapter(_pipeline(folder, settings, spec, blocks), ready, bounds)
+    return OpenVinoAdapter(_pipeline(folder, settings, spec, blocks), ready, bounds, guides)
 
 
 def _pipeline(folder: Path, options: EngineOptions, spec: ModelSpec, blocks: int) -> Any:

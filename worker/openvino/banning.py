@@ -16,8 +16,10 @@ from worker.validate import RequestRefused
 class BannedTokens(banning.BannedTokens):
     """Follows one request token by token. Raises RequestRefused for what segments cannot carry out."""
 
-    def __init__(self, sampling: Sampling, prompt: Iterable[int]) -> None:
-        super().__init__(sampling, prompt)
+    def __init__(
+        self, sampling: Sampling, prompt: Iterable[int], barred: frozenset[int] = frozenset()
+    ) -> None:
+        super().__init__(sampling, prompt, barred)
         _refuse_unless_carried_out(sampling, changing=self.change)
 
 
@@ -25,8 +27,8 @@ def _refuse_unless_carried_out(sampling: Sampling, *, changing: bool) -> None:
     """The engine counts repetitions within a segment, so these penalties would forget."""
     if changing and (sampling.presence_penalty or sampling.frequency_penalty):
         raise RequestRefused(
-            "bad_words_list with words of several tokens, or with min_tokens, does not go together with "
-            "presence_penalty or frequency_penalty in this engine.",
+            "bad_words_list with words of several tokens, and it or embedding_bias with min_tokens, do not "
+            "go together with presence_penalty or frequency_penalty in this engine.",
             status=Status.UNSUPPORTED,
             code="bad_words_with_penalty",
         )

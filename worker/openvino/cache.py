@@ -9,16 +9,21 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-from worker.openvino.graph import write_ir
+from worker.openvino.graph import read_config, write_ir
+from worker.openvino.guide_check import write_idle_model
+from worker.openvino.guides import CHECK_FOLDER
+from worker.openvino.vocabulary import token_bytes, write_vocabulary
 
 MODEL_FILE = "openvino_model.xml"
+TOKENIZER_FILE = Path("tokenizer") / "tokenizer.json"
 CODE_FOLDER = Path(__file__).resolve().parent
 
 
 def graph_folder(checkpoint: Path, precision: str, window: int | None, cache: Path) -> Path:
     """The folder with the OpenVINO model of `checkpoint` at `precision`; builds it when it is not there.
 
-    `window` is the sliding attention window in tokens, None for full attention.
+    `window` is the sliding attention window in tokens, None for full attention. The vocabulary of the
+    package's tokenizer is put beside the model, where guided decoding finds it.
 
     Raises:
         CheckpointError: not a TRT-LLM checkpoint, or incomplete.
@@ -38,6 +43,7 @@ def _build(checkpoint: Path, precision: str, window: int | None, folder: Path) -
     fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".building-"))
     try:
         write_ir(checkpoint, fresh, precision, window)
+        _write_guide_files(checkpoint, fresh)
         fresh.rename(folder)
     except OSError:
         # Another worker may have finished the same graph first.
@@ -45,6 +51,16 @@ def _build(checkpoint: Path, precision: str, window: int | None, folder: Path) -
             raise
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _write_guide_files(checkpoint: Path, folder: Path) -> None:
+    """What guided decoding needs; nothing for a tokenizer that it cannot be done with."""
+    vocab_size = read_config(checkpoint).vocab_size
+    tokens = token_bytes(checkpoint.parent / TOKENIZER_FILE, vocab_size)
+    if tokens is not None:
+        write_idle_model(folder / CHECK_FOLDER, vocab_size)
+        write_vocabulary(tokens, folder / CHECK_FOLDER)
+        write_vocabulary(tokens, folder)
 
 
 def _forget_older(folder: Path, kind: str) -> None:
@@ -60,9 +76,10 @@ def _digest(checkpoint: Path) -> str:
     for source in sorted(CODE_FOLDER.glob("*.py")):
         digest.update(source.read_bytes())
     digest.update((checkpoint / "config.json").read_bytes())
-    for rank in sorted(checkpoint.glob("rank*.safetensors")):
-        state = rank.stat()
-        digest.update(f"{rank.name} {state.st_size} {state.st_mtime_ns}".encode())
+    for file in (*sorted(checkpoint.glob("rank*.safetensors")), checkpoint.parent / TOKENIZER_FILE):
+        if file.is_file():
+            state = file.stat()
+            digest.update(f"{file.name} {state.st_size} {state.st_mtime_ns}".encode())
     return digest.hexdigest()[:24]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import openvino_genai as genai
 
 from worker.choice import choice, seed_of
+from worker.openvino.guides import structured_output
 from worker.protocol import Sampling
 
 SEED_MASK = (1 << 64) - 1
@@ -35,6 +36,8 @@ def generation_config(
         _set_end(config, sampling)
     else:
         _ban(config, banned)
+    if sampling.guide_type is not None:
+        config.structured_output_config = structured_output(sampling.guide_type, sampling.guide)
     _set_choice(config, sampling, vocab_size, generated)
     config.validate()
     return config
