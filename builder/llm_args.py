@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from packaging.version import Version
@@ -100,6 +100,24 @@ def check_llm_options(options: Mapping[str, Any], tensorrt_llm: str) -> None:
     for name, value in dict(options.get("kv_cache_config", {})).items():
         _check_name(name, known["kv_cache_config"], tensorrt_llm, inside="kv_cache_config.")
         _check_type(f"kv_cache_config.{name}", value, known["kv_cache_config"][name]["type"])
+
+
+def wrong_arguments(arguments: Mapping[str, Any], tensorrt_llm: str) -> Iterator[tuple[str, UsageError]]:
+    """What tensorrt_llm.LLM of this version would refuse: (name, error); parts are named a.b."""
+    known = contract(tensorrt_llm)
+    for name, value in arguments.items():
+        try:
+            _check_name(name, known["names"], tensorrt_llm)
+            _check_type(name, value, known["fields"][name]["type"])
+        except UsageError as error:
+            yield name, error
+    parts = arguments.get("kv_cache_config")
+    for name, value in parts.items() if isinstance(parts, Mapping) else ():
+        try:
+            _check_name(name, known["kv_cache_config"], tensorrt_llm, inside="kv_cache_config.")
+            _check_type(f"kv_cache_config.{name}", value, known["kv_cache_config"][name]["type"])
+        except UsageError as error:
+            yield f"kv_cache_config.{name}", error
 
 
 def _check_name(name: str, known: Sequence[str] | Mapping[str, Any], version: str, inside: str = "") -> None:

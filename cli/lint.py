@@ -13,6 +13,18 @@ from cli.output import emit, json_option, report_errors
 @click.command(name="lint")
 @click.argument("repository", type=click.Path(path_type=Path, file_okay=False), required=False)
 @click.option("--trtllm-version", metavar="VERSION", help="TensorRT-LLM of the container that will serve.")
+@click.option(
+    "--container", metavar="TAG", help="Triton container that will serve, such as 26.03-trtllm-python-py3."
+)
+@click.option(
+    "--import-check", is_flag=True, help="Import every Python model: this runs the repository's code."
+)
+@click.option(
+    "--python",
+    "python",
+    type=click.Path(dir_okay=False),
+    help="Python for --import-check: that of the server.",
+)
 @click.option("--no-paths", is_flag=True, help="Do not look for tokenizers, engines and packages.")
 @click.option("--fix", "fix", is_flag=True, help="Repair what can be repaired safely.")
 @click.option("--strict", is_flag=True, help="Exit 1 on warnings too.")
@@ -22,6 +34,9 @@ from cli.output import emit, json_option, report_errors
 def command(
     repository: Path | None,
     trtllm_version: str | None,
+    container: str | None,
+    import_check: bool,
+    python: str | None,
     no_paths: bool,
     fix: bool,
     strict: bool,
@@ -31,13 +46,14 @@ def command(
     """Check a Triton model repository, ew's or any other, without starting it.
 
     Without REPOSITORY it checks model_repository/. Exit code 1 if there are errors. Each rule has a page in
-    docs/lint/.
+    docs/lint/. Nothing in the repository is executed, unless you ask for --import-check.
 
     \b
     Examples:
       ./ew lint
-      ./ew lint /srv/triton_model_repo --no-paths --trtllm-version 1.2.1
+      ./ew lint /srv/triton_model_repo --no-paths --container 26.03-trtllm-python-py3
     """
+    from builder.compat import container_of_tag
     from builder.lint import Options, lint
     from builder.lint.fix import apply_fixes
     from builder.lint.report import as_document, as_sarif, as_text, has_errors
@@ -45,7 +61,13 @@ def command(
     from common.version import VERSION
 
     root = repository or home().repository
-    options = Options(check_paths=not no_paths, trtllm_version=trtllm_version)
+    release, flavour = container_of_tag(container) if container else (None, None)
+    options = Options(
+        check_paths=not no_paths,
+        trtllm_version=trtllm_version or (release.tensorrt_llm if release else None),
+        flavour=flavour,
+        import_with=(python or sys.executable) if import_check else None,
+    )
     findings = lint(root, options)
     fixed = apply_fixes(root, findings) if fix else []
     findings = lint(root, options) if fixed else findings

@@ -41,7 +41,8 @@ def _index() -> str:
         "# Rules of ew lint\n\n"
         "`./ew lint [REPOSITORY]` checks a Triton model repository without starting it: ew's own, upstream's "
         "`inflight_batcher_llm`\nlayout, or any other. It exits with 1 on errors (`--strict`: also on "
-        "warnings). `--json` and `--sarif` are for\nmachines. Nothing in the repository is executed.\n\n"
+        "warnings). `--json` and `--sarif` are for\nmachines. Nothing in the repository is executed, unless "
+        "`--import-check`\nasks for it.\n\n"
         "| rule | severity | | `--fix` |\n| --- | --- | --- | --- |\n" + "\n".join(rows) + "\n"
     )
 

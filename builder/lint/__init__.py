@@ -10,14 +10,16 @@ from pathlib import Path
 from builder.lint.checks_config import check_config
 from builder.lint.checks_engine import check_engine
 from builder.lint.checks_ensemble import check_ensembles
+from builder.lint.checks_imports import check_imports
 from builder.lint.checks_python import check_python_model
+from builder.lint.checks_upstream import check_upstream
 from builder.lint.checks_worker import check_worker
 from builder.lint.repository import Options, Repository, load_repository
 from builder.lint.rules import Finding
 
 __all__ = ["Options", "lint"]
 
-MODEL_CHECKS = (check_config, check_engine, check_python_model, check_worker)
+MODEL_CHECKS = (check_config, check_engine, check_python_model, check_imports, check_upstream, check_worker)
 
 
 def lint(repository: Path, options: Options | None = None) -> list[Finding]:

@@ -27,6 +27,10 @@ def _identity(model: Model) -> Iterator[Finding]:
         yield model.find("EW104", message, at=config.name)
     if not model.versions:
         yield model.find("EW105", f"{model.name} has no numbered version folder")
+    found = {int(path.name) for path in model.versions}
+    for version in config.version_policy.specific.versions:
+        if version not in found:
+            yield model.find("EW110", f"there is no version {version}", at="version_policy")
     if not config.backend and not config.platform and not config.HasField("ensemble_scheduling"):
         yield model.find("EW106", f"{model.name} has neither backend nor platform")
 

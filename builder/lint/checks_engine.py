@@ -25,6 +25,7 @@ MUST_FILL = {True: ("gpt_model_type", "gpt_model_path"), False: ("tokenizer_dir"
 
 def check_engine(model: Model, repository: Repository) -> Iterator[Finding]:
     yield from _left_placeholders(model)
+    yield from _container(model, repository.options.flavour)
     if not model.is_engine:
         return
     yield from _parameters(model)
@@ -77,10 +78,10 @@ def _combinations(model: Model) -> Iterator[Finding]:
     if model.parameter("guided_decoding_backend") and not model.parameter("xgrammar_tokenizer_info_path"):
         message = "guided_decoding_backend without xgrammar_tokenizer_info_path"
         yield model.find("EW314", message, at="guided_decoding_backend")
-    yield from _devices(model)
+    yield from check_devices(model)
 
 
-def _devices(model: Model) -> Iterator[Finding]:
+def check_devices(model: Model) -> Iterator[Finding]:
     instances = sum(max(group.count, 1) for group in model.config.instance_group) or 1
     sets = _device_sets(model)
     if instances > 1 and len(sets) != instances:
@@ -94,7 +95,7 @@ def _device_sets(model: Model) -> list[list[str]]:
 
 
 def _contract(model: Model, kind: str) -> Iterator[Finding]:
-    declared, contract = model.tensors(kind), contract_tensors()[kind]
+    declared, contract = model.tensors(kind), template_tensors("tensorrt_llm")[kind]
     for name in NEEDED[kind]:
         if name not in declared:
             yield model.find("EW312", f"{kind} {name} is missing")
@@ -119,10 +120,10 @@ def _tensor(model: Model, kind: str, tensor: Any, types: tuple[str, ...], rank: 
 
 
 @cache
-def contract_tensors() -> dict[str, dict[str, tuple[tuple[str, ...], int]]]:
-    """The backend's tensors as our own template has them: kind -> name -> (types, rank)."""
+def template_tensors(kind: str) -> dict[str, dict[str, tuple[tuple[str, ...], int]]]:
+    """Upstream's tensors as our own template has them: kind -> name -> (types, rank)."""
     tensors: dict[str, dict[str, tuple[tuple[str, ...], int]]] = {"input": {}, "output": {}}
-    template = TEMPLATES / "tensorrt_llm" / f"{CONFIG_NAME}.j2"
+    template = TEMPLATES / kind / f"{CONFIG_NAME}.j2"
     for line in template.read_text(encoding="utf-8").splitlines():
         match = TENSOR_LINE.match(line)
         if match:
@@ -134,7 +135,7 @@ def contract_tensors() -> dict[str, dict[str, tuple[tuple[str, ...], int]]]:
 
 def _engine_folder(model: Model, repository: Repository) -> Iterator[Finding]:
     given = model.parameter("gpt_model_path")
-    if not given or "${" in given or _is_driven_from_python(model):
+    if not given or "${" in given or is_driven_from_python(model):
         return
     config_file = Path(given) / "config.json"
     try:
@@ -142,26 +143,38 @@ def _engine_folder(model: Model, repository: Repository) -> Iterator[Finding]:
     except (OSError, ValueError) as error:
         yield model.find("EW306", f"{config_file} is not readable: {error}", at=given)
         return
-    if not list(Path(given).glob("rank*.engine")):
-        yield model.find("EW306", f"{given} holds no rank*.engine", at=given)
-    yield from _world_size(model, config)
+    ranks = _world_size(config)
+    engines = len(list(Path(given).glob("rank*.engine")))
+    if engines != ranks:
+        message = f"{given} holds {engines} rank*.engine, the engine has {ranks} ranks"
+        yield model.find("EW306", message, at=given)
+    for devices in _device_sets(model):
+        if len(devices) != ranks:
+            message = f"gpu_device_ids names {len(devices)} GPUs, the engine has {ranks} ranks"
+            yield model.find("EW307", message, at="gpu_device_ids")
     yield from _version(model, config, repository.options.trtllm_version)
 
 
-def _is_driven_from_python(model: Model) -> bool:
-    folder = model.version_folder
-    return folder is not None and (folder / "worker.json").exists()
+def is_driven_from_python(model: Model) -> bool:
+    """Whether ew's bridge serves it, under whatever backend name."""
+    return any((folder / "worker.json").exists() for folder in model.served)
 
 
-def _world_size(model: Model, config: dict[str, Any]) -> Iterator[Finding]:
-    size = config.get("pretrained_config", {}).get("mapping", {}).get("world_size", 1)
-    for devices in _device_sets(model):
-        if len(devices) != size:
-            message = f"gpu_device_ids names {len(devices)} GPUs, the engine has {size} ranks"
-            yield model.find("EW307", message, at="gpu_device_ids")
+def _world_size(config: Any) -> int:
+    """Ranks of a built engine, of which its config.json tells; 1 where it does not."""
+    for key in ("pretrained_config", "mapping", "world_size"):
+        config = config.get(key) if isinstance(config, dict) else None
+    return config if isinstance(config, int) else 1
 
 
-def _version(model: Model, config: dict[str, Any], wanted: str | None) -> Iterator[Finding]:
-    built = str(config.get("version", ""))
+def _version(model: Model, config: Any, wanted: str | None) -> Iterator[Finding]:
+    built = str(config.get("version", "")) if isinstance(config, dict) else ""
     if wanted and built and built != wanted:
         yield model.find("EW308", f"the engine is of TensorRT-LLM {built}, the container of {wanted}")
+
+
+def _container(model: Model, flavour: str | None) -> Iterator[Finding]:
+    needs = {"tensorrtllm": "trtllm", "vllm": "vllm"}.get(model.config.backend)
+    if flavour is not None and needs not in (None, flavour) and not is_driven_from_python(model):
+        message = f"backend {model.config.backend} is in the {needs} containers only"
+        yield model.find("EW315", message, at="backend")

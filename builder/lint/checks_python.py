@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import sys
 from collections.abc import Iterator
 from importlib.machinery import PathFinder
@@ -50,18 +49,15 @@ UNGUARDED = {
 
 
 def check_python_model(model: Model, repository: Repository) -> Iterator[Finding]:
-    if model.config.backend == "vllm":
-        yield from _vllm_arguments(model)
     if model.config.backend != "python":
         return
-    folder = model.version_folder
-    if folder is not None:
-        yield from _code(model, folder)
     role = _role(model)
+    for folder in model.served:
+        yield from _code(model, folder)
+        if role and repository.options.check_paths:
+            yield from _tokenizer(model, folder)
     if role:
         yield from _text_model(model, role)
-        if repository.options.check_paths and folder is not None:
-            yield from _tokenizer(model, folder)
     for key in MODEL_NAMES:
         name = model.parameter(key)
         known = {*repository.models, *repository.unread}
@@ -80,11 +76,11 @@ def _code(model: Model, folder: Path) -> Iterator[Finding]:
         yield model.find("EW401", f"there is no {folder.name}/{main.name}")
         return
     for path in sorted(folder.glob("*.py")):
-        file = f"{model.name}/{path.relative_to(model.folder).as_posix()}"
+        file = model.name_of(path)
         try:
             tree = ast.parse(path.read_bytes(), str(path))
-        except SyntaxError as error:
-            yield Finding(RULES["EW402"], file, error.lineno or 1, error.msg)
+        except (SyntaxError, ValueError) as error:
+            yield Finding(RULES["EW402"], file, getattr(error, "lineno", None) or 1, str(error))
             continue
         yield from _imports(tree, folder, file)
         if path == main and not _has_execute(tree):
@@ -97,9 +93,54 @@ def _imports(tree: ast.Module, folder: Path, file: str) -> Iterator[Finding]:
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names = [node.module]
+            yield from _names_beside(node, folder, file)
         for name in names:
             if not _is_importable(name.split(".")[0], folder):
                 yield Finding(RULES["EW403"], file, node.lineno, f"no module {name}", name)
+
+
+def _names_beside(node: ast.ImportFrom, folder: Path, file: str) -> Iterator[Finding]:
+    """Names imported from a file beside model.py must be in it."""
+    source = folder / f"{str(node.module).replace('.', '/')}.py"
+    defined = _defined_names(source) if source.is_file() else None
+    for alias in node.names:
+        if defined is not None and alias.name != "*" and alias.name not in defined:
+            message = f"{source.name} has no {alias.name}"
+            yield Finding(RULES["EW403"], file, node.lineno, message, alias.name)
+
+
+def _defined_names(path: Path) -> set[str] | None:
+    """What a module binds anywhere outside functions and classes; None where that cannot be told."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return None
+    visitor = _Bindings()
+    visitor.visit(tree)
+    return None if visitor.open_ended else visitor.names
+
+
+class _Bindings(ast.NodeVisitor):
+    """Collects the names that a module binds; `open_ended` where it may bind others too."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+        self.open_ended = False
+
+    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> None:
+        self.names.add(node.name)
+        self.open_ended |= node.name == "__getattr__"
+
+    visit_AsyncFunctionDef = visit_FunctionDef
+    visit_ClassDef = visit_FunctionDef
+
+    def visit_Name(self, node: ast.Name) -> None:
+        self.names.add(node.id)
+        self.open_ended |= node.id in ("globals", "setattr", "exec")
+
+    def visit_alias(self, node: ast.alias) -> None:
+        self.names.add((node.asname or node.name).split(".")[0])
+        self.open_ended |= node.name == "*"
 
 
 def _is_importable(name: str, folder: Path) -> bool:
@@ -141,17 +182,3 @@ def _tokenizer(model: Model, folder: Path) -> Iterator[Finding]:
 
 def _looks_like_hub_id(given: str) -> bool:
     return given.count("/") == 1 and not given.startswith((".", "/", "~"))
-
-
-def _vllm_arguments(model: Model) -> Iterator[Finding]:
-    folder = model.version_folder
-    if folder is None:
-        return
-    file = f"{model.name}/{folder.name}/model.json"
-    try:
-        arguments = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        yield Finding(RULES["EW409"], file, getattr(error, "lineno", 1), f"not readable: {error}")
-        return
-    if not isinstance(arguments, dict) or not arguments.get("model"):
-        yield Finding(RULES["EW409"], file, 1, "it is no object with a model")

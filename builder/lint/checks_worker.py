@@ -15,11 +15,13 @@ NAME = "worker.json"
 
 
 def check_worker(model: Model, repository: Repository) -> Iterator[Finding]:
-    folder = model.version_folder
-    path = folder / NAME if folder is not None else None
-    if path is None or not path.is_file():
-        return
-    file = f"{model.name}/{path.parent.name}/{NAME}"
+    for folder in model.served:
+        if (folder / NAME).is_file():
+            yield from _worker_file(model, folder / NAME, repository)
+
+
+def _worker_file(model: Model, path: Path, repository: Repository) -> Iterator[Finding]:
+    file = model.name_of(path)
     try:
         text = path.read_text(encoding="utf-8")
         document = json.loads(text)

@@ -22,10 +22,15 @@ class Options:
     Attributes:
         check_paths: look for tokenizers, engines and packages; off for the repository of another machine.
         trtllm_version: TensorRT-LLM of the container that will serve.
+        flavour: what the container is made for: trtllm, vllm, or "" for neither; None: not known.
+        import_with: a Python that imports each model.py, which runs the repository's code; None: nothing
+            is executed.
     """
 
     check_paths: bool = True
     trtllm_version: str | None = None
+    flavour: str | None = None
+    import_with: str | None = None
 
 
 @dataclass(frozen=True)
@@ -62,9 +67,15 @@ class Model:
         return sorted(path for path in self.folder.iterdir() if path.is_dir() and path.name.isdigit())
 
     @property
-    def version_folder(self) -> Path | None:
-        """The newest version, which Triton serves by default."""
-        return max(self.versions, key=lambda path: int(path.name), default=None)
+    def served(self) -> list[Path]:
+        """The version folders that Triton serves under the version policy: by default the newest alone."""
+        newest_first = sorted(self.versions, key=lambda path: int(path.name), reverse=True)
+        policy = self.config.version_policy
+        if policy.HasField("all"):
+            return newest_first
+        if policy.HasField("specific"):
+            return [path for path in newest_first if int(path.name) in policy.specific.versions]
+        return newest_first[: policy.latest.num_versions or 1]
 
     def parameter(self, key: str) -> str | None:
         """A parameter's text; None where it is missing."""
@@ -73,6 +84,10 @@ class Model:
 
     def tensors(self, kind: str) -> dict[str, Any]:
         return {tensor.name: tensor for tensor in getattr(self.config, kind)}
+
+    def name_of(self, path: Path) -> str:
+        """A file of the model, relative to the repository."""
+        return f"{self.name}/{path.relative_to(self.folder).as_posix()}"
 
     def find(self, rule: str, message: str, *, at: str = "", subject: str = "") -> Finding:
         """A finding in config.pbtxt, at the first line that holds `at`."""

@@ -74,6 +74,13 @@ TABLE = (
         "Fill it, or leave the value empty.",
         fixable=True,
     ),
+    Rule(
+        "EW110",
+        "error",
+        "The version policy names a version that is not there",
+        "Triton logs it and serves the others; a client or step that asks for that version is refused.",
+        "Add the version's folder, or take the number out of version_policy.",
+    ),
     # Batching and instances
     Rule(
         "EW201",

@@ -110,6 +110,14 @@ TABLE = (
         "no other backend than xgrammar.",
         "Set both or neither.",
     ),
+    Rule(
+        "EW315",
+        "error",
+        "The container has no such backend",
+        "The model does not load: 'unable to find backend library for backend'. Only the "
+        "trtllm containers have tensorrtllm, only the vllm containers have vllm.",
+        "Serve it in a container of the other kind, or render the model for this one.",
+    ),
     # ew's own files
     Rule(
         "EW601",

@@ -69,4 +69,18 @@ TABLE = (
         "The vLLM backend reads 1/model.json when it loads.",
         "Write 1/model.json with at least a model.",
     ),
+    Rule(
+        "EW410",
+        "error",
+        "A Python model does not import",
+        "With --import-check its model.py was imported, and that failed; the model does not load.",
+        "Correct the line that is named, or install what is missing into the environment that serves.",
+    ),
+    Rule(
+        "EW411",
+        "warning",
+        "Code that comes with the weights would be run",
+        "trust_remote_code lets whoever wrote the checkpoint run Python in the server.",
+        "Remove it, unless the model cannot be loaded otherwise and its code was read.",
+    ),
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,8 @@ from builder.lint.rules import RULES
 from builder.render import render
 from common.config import parse_config
 from common.paths import Home
+from tests.builder.lint.mutating import found, mutate
+from tests.builder.lint.test_lint_layouts import LLMAPI_MUTATIONS, VERSION_CHANGES, VLLM_MUTATIONS
 from tests.packages import make_package
 from tests.proxy.tokenizers_made import byte_level
 
@@ -130,6 +131,14 @@ MUTATIONS = [
         r"from prompts import",
         "from promts import",
     ),
+    (
+        "EW403",
+        "m-preprocessing/1/model.py",
+        "m-preprocessing/1/model.py",
+        r"import Prompts,",
+        "import Prompt, Prompts,",
+    ),
+    ("EW110", PRE, PRE, r"\Z", "version_policy: { specific: { versions: [ 1, 4 ] } }\n"),
     ("EW404", "m-postprocessing/1/model.py", "m-postprocessing/1/model.py", r"def execute", "def run"),
     ("EW405", PRE, PRE, *without_parameter("multimodal_model_path")),
     ("EW405", POST, POST, *without_parameter("tokenizer_dir")),
@@ -229,13 +238,8 @@ def test_the_good_repository_gives_nothing(repository: Path) -> None:
 def test_mutation_is_found(
     repository: Path, rule: str, file: str, changed: str, pattern: str, replacement: str
 ) -> None:
-    path = repository / changed
-    old = path.read_text()
-    new = re.sub(pattern, replacement, old, count=1)
-    assert new != old, "the mutation changes nothing"
-    path.write_text(new)
-    found = {(finding.rule.id, finding.file) for finding in lint(repository)}
-    assert (rule, file) in found
+    mutate(repository / changed, pattern, replacement)
+    assert (rule, file) in found(repository)
 
 
 @pytest.mark.parametrize(("rule", "file", "change"), CHANGES)
@@ -243,13 +247,14 @@ def test_change_of_files_is_found(
     repository: Path, rule: str, file: str, change: Callable[[Path], object]
 ) -> None:
     change(repository)
-    assert (rule, file) in {(finding.rule.id, finding.file) for finding in lint(repository)}
+    assert (rule, file) in found(repository)
 
 
 def test_there_are_enough_mutations_and_each_rule_has_one() -> None:
     assert len(MUTATIONS) + len(CHANGES) >= 60
-    elsewhere = {"EW306", "EW307", "EW308", "EW409"}  # test_lint.py: engines and vLLM
-    assert {rule for rule, *_ in [*MUTATIONS, *CHANGES]} == set(RULES) - elsewhere
+    tables = (MUTATIONS, CHANGES, LLMAPI_MUTATIONS, VLLM_MUTATIONS, VERSION_CHANGES)
+    elsewhere = {"EW306", "EW307", "EW308", "EW315", "EW410"}  # engines, containers, imports: no mutations
+    assert {rule for table in tables for rule, *_ in table} == set(RULES) - elsewhere
 
 
 def test_lines_are_those_of_the_text(repository: Path) -> None:
