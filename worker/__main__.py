@@ -24,6 +24,7 @@ LOG = logging.getLogger("worker")
 ADAPTERS = {
     "cpu": "worker.openvino.adapter",
     "cuda-vllm": "worker.vllm.adapter",
+    "cuda-trt": "worker.trtllm.load",
     "cuda-hf": "worker.hf.load",
 }
 
