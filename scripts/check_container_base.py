@@ -18,8 +18,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from builder.compat import Container, containers  # noqa: E402
-from runtime.launchers.machine import installed_version  # noqa: E402
+from builder.compat import Container, containers
+from runtime.launchers.machine import installed_version
 
 RELEASE_VARIABLE = "NVIDIA_TRITON_SERVER_VERSION"
 PYTHON_PROBE = "import platform; print(platform.python_version())"

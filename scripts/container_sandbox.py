@@ -28,15 +28,17 @@ STOP_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Box:
-    """What the command sees. `volumes` are (outside, inside); `user` is (uid, gid), None for the caller's.
+    """What the command sees: `volumes` are (outside, inside) and can be written to, as far as `user` may.
 
-    With `root` "/" it sees this machine's own files, read-only.
+    `user` is (uid, gid), None for the caller's own. With `root` "/" it sees this machine's files, read-only;
+    of /tmp only what `kept` names, which is read-only, too.
     """
 
     root: str
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     volumes: tuple[tuple[str, str], ...] = ()
+    kept: tuple[str, ...] = ()
     user: tuple[int, int] | None = None
     folder: str = "/"
     network: bool = False
@@ -70,7 +72,7 @@ class Running:
         )
 
     def processes(self) -> dict[int, str]:
-        """State letters of everything inside by the pids there; Z is an ended process nobody has collected."""
+        """State letters of everything inside by the pids there; Z has ended and nobody has collected it."""
         done = self.execute("/bin/sh", "-c", "cat /proc/[0-9]*/stat")
         rows = [line.rsplit(")", 1) for line in done.stdout.splitlines() if ")" in line]
         return {int(head.split()[0]): rest.split()[0] for head, rest in rows}
@@ -132,6 +134,8 @@ def _enter(box: Box, root: Path) -> None:
     for name in ("tmp", "dev/shm"):
         _mount("-t", "tmpfs", "-o", "mode=1777,size=512m", "tmpfs", str(root / name))
     _mount("-o", "remount,bind,ro", str(root))
+    for path in box.kept:
+        _mount("-o", "remount,bind,ro", _attach(Path(path), root / path.lstrip("/")))
     for outside, inside in box.volumes:
         _attach(Path(outside), root / inside.lstrip("/"))
     if not box.network:
@@ -142,12 +146,13 @@ def _enter(box: Box, root: Path) -> None:
     os.execvpe(command[0], command, dict(box.environment))
 
 
-def _attach(outside: Path, inside: Path) -> None:
+def _attach(outside: Path, inside: Path) -> str:
     """Bind a file or folder; its place is made where the file system lets it, such as in the new /tmp."""
     if not inside.exists():
         inside.parent.mkdir(parents=True, exist_ok=True)
         inside.mkdir() if outside.is_dir() else inside.touch()
     _mount("--rbind", str(outside), str(inside))
+    return str(inside)
 
 
 def _mount(*arguments: str) -> None:
@@ -164,7 +169,8 @@ def _loopback_up() -> None:
 def _box(values: Mapping[str, Any]) -> Box:
     volumes = tuple((outside, inside) for outside, inside in values["volumes"])
     user = tuple(values["user"]) if values["user"] else None
-    return Box(**{**values, "command": tuple(values["command"]), "volumes": volumes, "user": user})
+    lists = {"command": tuple(values["command"]), "kept": tuple(values["kept"])}
+    return Box(**{**values, **lists, "volumes": volumes, "user": user})
 
 
 if __name__ == "__main__":
