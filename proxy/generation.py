@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import Literal
 
 from common.detokenize import IncrementalDecoder
+from proxy.chunks import StreamTraits
 from proxy.models import ServedModel
 from proxy.stops import StopMatcher
 from proxy.triton import EngineRequest, Sampling, TokenStream, TritonClient
@@ -86,19 +87,23 @@ class Generation:
     `token_ids` are kept where log probabilities were asked for.
     """
 
-    def __init__(self, client: TritonClient, request: GenerationRequest, arrived: float) -> None:
+    def __init__(
+        self, client: TritonClient, request: GenerationRequest, arrived: float, traits: StreamTraits
+    ) -> None:
         self.request = request
+        self.pseudo = not request.streaming
         self.timings = Timings(arrived)
         self.completion_tokens = 0
         self.token_ids: list[int] = []
         self.finish_reason: FinishReason = "error"
         self.stop_reason: str | None = None
         self._client = client
+        self._traits = traits
         texts = request.model.special_texts if request.show_special else request.model.texts
         self._decoder = IncrementalDecoder(texts)
         self._stops = StopMatcher(request.stop) if request.stop else None
         self._end_ids = frozenset(request.model.end_ids)
-        self._stream = TokenStream(client, request.for_engine())
+        self._stream = self._new_stream()
         self.cause: Cause | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -125,27 +130,26 @@ class Generation:
             self.cause = cause
             self._stream.cancel()
 
-    def texts(self) -> AsyncGenerator[str, None]:
-        """Text as it is completed, never empty; character by character where the model cannot stream.
+    async def texts(self) -> AsyncGenerator[str, None]:
+        """Text as it is completed, never empty; character by character where it was there at once.
 
         Raises:
             EngineError, ServiceError: the engine failed; what came before is incomplete.
         """
-        return self._texts() if self.request.streaming else _characters(self._texts())
-
-    async def _texts(self) -> AsyncGenerator[str, None]:
         self._start_timer()
         try:
             ids = await self._open()
             while ids is not None and self.cause is None:
                 text = self._take(ids)
                 if text:
-                    yield text
+                    for piece in text if self.pseudo else (text,):
+                        yield piece
                 if self.finish_reason != "error":
                     break
                 ids = await self._stream.read()
             if tail := self._finish():
-                yield tail
+                for piece in tail if self.pseudo else (tail,):
+                    yield piece
         finally:
             self._close()
 
@@ -156,13 +160,19 @@ class Generation:
         """
         try:
             await self._send()
-            return await self._stream.read()
+            ids = await self._stream.read()
         except ConnectionLost:
             if self._stream.answered or self.cause or not self._stream.reused:
                 raise
-        self._stream = TokenStream(self._client, self.request.for_engine())
-        await self._send()
-        return await self._stream.read()
+            self._stream = self._new_stream()
+            await self._send()
+            ids = await self._stream.read()
+        if self._traits.style is None and ids is not None and len(ids) > 1:
+            self.pseudo = self.pseudo or await self._stream.came_whole()
+        return ids
+
+    def _new_stream(self) -> TokenStream:
+        return TokenStream(self._client, self.request.for_engine(), self._traits.normalizer())
 
     async def _send(self) -> None:
         if self.cause is not None:
@@ -225,16 +235,6 @@ class Generation:
         if self._timer is not None:
             self._timer.cancel()
         self._stream.cancel()
-
-
-async def _characters(texts: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
-    """Pseudo-streaming: the whole answer is there already."""
-    try:
-        async for text in texts:
-            for character in text:
-                yield character
-    finally:
-        await texts.aclose()
 
 
 def is_whole(generation: Generation) -> bool:

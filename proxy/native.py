@@ -83,7 +83,7 @@ def receipt(generation: Generation) -> dict[str, Any]:
         "usage": generation.usage(),
         "timings": generation.timings.receipt(),
     }
-    if not generation.request.streaming:
+    if generation.pseudo:
         fields["streamMode"] = "pseudo"
     if generation.stop_reason is not None:
         fields["stopReason"] = generation.stop_reason

@@ -6,6 +6,7 @@ import asyncio
 import logging
 
 from common.errors import EwError, ServiceError
+from proxy.chunks import StreamTraits
 from proxy.triton import ENGINE_SUFFIX, TritonClient
 
 log = logging.getLogger("proxy.router")
@@ -19,7 +20,7 @@ class Router:
     def __init__(self, urls: tuple[str, ...]) -> None:
         self.clients = tuple(TritonClient(url) for url in urls)
         self._states: dict[TritonClient, dict[str, str]] = {client: {} for client in self.clients}
-        self._streams: dict[tuple[TritonClient, str], bool] = {}
+        self._traits: dict[tuple[TritonClient, str], StreamTraits] = {}
 
     async def refresh(self) -> None:
         """Ask every server for its models' states; one that does not answer has none."""
@@ -55,11 +56,11 @@ class Router:
             code="model_not_ready",
         )
 
-    async def streams(self, client: TritonClient, model_id: str) -> bool:
-        """Whether the model streams; asked once, and again after it was loaded anew."""
-        known = self._streams.get((client, model_id))
+    async def traits(self, client: TritonClient, model_id: str) -> StreamTraits:
+        """How the model answers; asked once, and again after it was loaded anew."""
+        known = self._traits.get((client, model_id))
         if known is None:
-            known = self._streams[client, model_id] = await client.streams(model_id)
+            known = self._traits[client, model_id] = await client.traits(model_id)
         return known
 
     def home_of(self, model_id: str) -> TritonClient:
@@ -97,9 +98,9 @@ class Router:
             self._states[client] = {}
             return
         self._states[client] = {name: _state(entry) for name, entry in index.items()}
-        for known, model_id in tuple(self._streams):
+        for known, model_id in tuple(self._traits):
             if known is client and self.state(model_id) != "READY":
-                del self._streams[known, model_id]
+                del self._traits[known, model_id]
 
 
 def _family(model_id: str) -> tuple[str, ...]:

@@ -117,10 +117,10 @@ class Service:
         with self._admitted(request.model.model_id, context):
             await self.on_demand.use(request.model.model_id)
             client = self.router.client_for(request.model.model_id)
-            if not await self.router.streams(client, request.model.model_id):
-                request = replace(request, streaming=False)
+            traits = await self.router.traits(client, request.model.model_id)
+            request = replace(request, streaming=traits.decoupled)
             span, request = self._begin_span(request, context)
-            generation = Generation(client, request, context.arrived)
+            generation = Generation(client, request, context.arrived, traits)
             self.active.add(generation)
             try:
                 yield generation

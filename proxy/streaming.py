@@ -13,6 +13,7 @@ from proxy.generation import Generation, is_whole
 from proxy.http import ClientGone, Headers, Receive, Send, watch
 
 NO_BUFFERING: Headers = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+PSEUDO = (b"x-stream-mode", b"pseudo")
 
 
 class Framing(Protocol):
@@ -138,8 +139,8 @@ def refuse_empty_end(generation: Generation) -> None:
 
 def _start(framing: Framing, generation: Generation) -> dict[str, object]:
     headers = [(b"content-type", framing.content_type), *NO_BUFFERING]
-    if not generation.request.streaming:
-        headers.append((b"x-stream-mode", b"pseudo"))
+    if generation.pseudo:
+        headers.append(PSEUDO)
     return {"type": "http.response.start", "status": 200, "headers": headers}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from urllib.parse import quote
 import orjson
 
 from common.errors import EngineError, EwError, ServiceError, UsageError
+from proxy.chunks import Deltas, StreamTraits
 from proxy.upstream import ConnectionLost, Exchange, Pool
 
 ENGINE_SUFFIX = "-tensorrt_llm"
@@ -20,6 +22,8 @@ FAILED = ("send it again", "failed on this request")
 EVENT_END = b"\n\n"
 EVENT_START = len(b"data: ")
 STOP_AGAIN_SECONDS = 0.05
+DELTA_BACKEND = "tensorrtllm"  # NVIDIA's and the bridge
+WHOLE_SECONDS = 0.01  # how long the end of an answer that came in one piece may take to follow it
 END_SECONDS = 1.0  # how long an engine may take from its end id to the end of its answer
 
 
@@ -114,9 +118,10 @@ def words_list(words: tuple[tuple[int, ...], ...]) -> list[int]:
 class TokenStream:
     """The tokens of one request as they arrive."""
 
-    def __init__(self, client: TritonClient, request: EngineRequest) -> None:
+    def __init__(self, client: TritonClient, request: EngineRequest, deltas: Deltas | None = None) -> None:
         self._client = client
         self._request = request
+        self._deltas = deltas
         self._exchange: Exchange | None = None
         self._rest = b""
         self._closed = False
@@ -157,13 +162,23 @@ class TokenStream:
                 continue
             if not data:
                 self._check_end()
-                return None
+                return self._rest_of_chunks() or None
             self.received_at = exchange.received_at
             if exchange.status != 200:
                 raise await _http_error(exchange, data)
             self.answered = True
             self._parse(data, ids)
         return ids
+
+    async def came_whole(self) -> bool:
+        """After the first read: was that the whole answer, in one response of several tokens?"""
+        exchange = self._exchange
+        if exchange is None or self._deltas is None or self._deltas.chunks > 1:
+            return False
+        with contextlib.suppress(asyncio.TimeoutError):
+            while not (exchange.done or exchange.chunks):
+                await asyncio.wait_for(exchange.change(), WHOLE_SECONDS)
+        return exchange.done and not exchange.chunks
 
     def cancel(self) -> None:
         """Stop the engine's work at once, whatever phase it is in; a reader sees the end."""
@@ -213,6 +228,9 @@ class TokenStream:
         self._rest = data[start:]
 
     def _event(self, event: dict[str, Any], ids: list[int]) -> None:
+        if self._deltas is not None:
+            self._event_of_any_style(event, ids, self._deltas)
+            return
         fresh = event.get("output_ids")
         if fresh.__class__ is list:
             ids += fresh
@@ -223,6 +241,20 @@ class TokenStream:
         log_probs = event.get("output_log_probs")
         if log_probs is not None:
             self.log_probs += log_probs if isinstance(log_probs, list) else [log_probs]
+
+    def _event_of_any_style(self, event: dict[str, Any], ids: list[int], deltas: Deltas) -> None:
+        if "error" in event:
+            raise engine_error(str(event["error"]))
+        fresh, log_probs = deltas.push(_as_list(event, "output_ids"), _as_list(event, "output_log_probs"))
+        ids += fresh
+        self.log_probs += log_probs
+
+    def _rest_of_chunks(self) -> list[int]:
+        """What a chunk of doubtful style held back, once."""
+        deltas, self._deltas = self._deltas, None
+        ids, log_probs = deltas.rest() if deltas is not None else ([], [])
+        self.log_probs += log_probs
+        return ids
 
 
 class TritonClient:
@@ -248,8 +280,8 @@ class TritonClient:
             raise ServiceError(f"tritonserver answered {status} to the repository index.")
         return {entry["name"]: entry for entry in orjson.loads(body)}
 
-    async def streams(self, model_id: str) -> bool:
-        """Can the model send more than one response (is it decoupled)?
+    async def traits(self, model_id: str) -> StreamTraits:
+        """Whether the model can send more than one response (is decoupled), and in which style.
 
         Raises:
             ServiceError: tritonserver does not answer, or with an error.
@@ -257,8 +289,9 @@ class TritonClient:
         status, body = await self.pool.request("GET", model_path(model_id) + "/config")
         if status != 200:
             raise ServiceError(f"tritonserver answered {status} to the configuration of {model_id}.")
-        policy = orjson.loads(body).get("model_transaction_policy", {})
-        return bool(policy.get("decoupled", False))
+        config = orjson.loads(body)
+        decoupled = bool(config.get("model_transaction_policy", {}).get("decoupled", False))
+        return StreamTraits(decoupled, "delta" if config.get("backend") == DELTA_BACKEND else None)
 
     async def load(self, name: str, *, timeout: float = 600.0) -> None:
         await self._control(name, "load", timeout)
@@ -317,6 +350,12 @@ class EngineRefused(UsageError):
 
 def model_path(model_id: str) -> str:
     return f"/v2/models/{quote(model_id)}{ENGINE_SUFFIX}"
+
+
+def _as_list(event: dict[str, Any], name: str) -> list[Any]:
+    """An output tensor; tritonserver writes a single value without brackets."""
+    value = event.get(name, [])
+    return value if isinstance(value, list) else [value]
 
 
 def engine_error(message: str) -> EngineError:

@@ -10,7 +10,7 @@ from proxy import metrics
 from proxy.generation import Cause, Generation, is_whole
 from proxy.http import ClientGone, Receive, Send, watch
 from proxy.openai_api.framing import ChoiceWriter
-from proxy.streaming import NO_BUFFERING, early_end, refuse_empty_end
+from proxy.streaming import NO_BUFFERING, PSEUDO, early_end, refuse_empty_end
 
 EVENT_STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
 QUEUED_PIECES = 256
@@ -66,7 +66,7 @@ async def stream_many(
         return failure(error)
 
     try:
-        await _consume(queue, len(tasks), send, end, broken)
+        await _consume(queue, generations, send, end, broken)
     finally:
         watcher.cancel()
         _cancel(generations, "sibling_failed")
@@ -94,12 +94,12 @@ async def _produce(
 
 async def _consume(
     queue: asyncio.Queue[bytes | EwError | None],
-    running: int,
+    generations: list[Generation],
     send: Send,
     end: Callable[[], bytes],
     failure: Callable[[EwError], bytes],
 ) -> None:
-    started = False
+    started, running = False, len(generations)
     while running:
         piece = await queue.get()
         if piece is None:
@@ -114,7 +114,8 @@ async def _consume(
             return
         if not started:
             started = True
-            headers = [EVENT_STREAM, *NO_BUFFERING]
+            pseudo = [PSEUDO] if any(generation.pseudo for generation in generations) else []
+            headers = [EVENT_STREAM, *NO_BUFFERING, *pseudo]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
         await _send(send, piece)
     await _send(send, end(), last=True)

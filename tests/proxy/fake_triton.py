@@ -33,6 +33,8 @@ class Script:
     end_lag: float = 0.0
     log_prob: float | None = None
     stays_ready: bool = False
+    backend: str = "tensorrtllm"
+    cumulative: bool = False
 
 
 @dataclass
@@ -96,7 +98,8 @@ class FakeTriton:
             await _plain(writer, 200, {})
         elif path.endswith("/config"):
             policy = {"decoupled": self.script.decoupled}
-            await _plain(writer, 200, {"model_transaction_policy": policy})
+            config = {"backend": self.script.backend, "model_transaction_policy": policy}
+            await _plain(writer, 200, config)
         else:
             await _plain(writer, 200 if path.startswith("/v2/") else 404, {})
 
@@ -135,7 +138,8 @@ class FakeTriton:
         writer.write((HEAD.format(status=200, kind=kind) + "Transfer-Encoding: chunked\r\n\r\n").encode())
         tokens = script.tokens[: body["request_output_len"]]
         size = script.group if body["streaming"] else max(1, len(tokens))
-        groups = [tokens[at : at + size] for at in range(0, len(tokens), size)]
+        starts = range(0, len(tokens), size)
+        groups = [tokens[0 if script.cumulative else at : at + size] for at in starts]
         for index, group in enumerate(groups):
             if script.fail_after == index:
                 _event(writer, {"error": script.error})

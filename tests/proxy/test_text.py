@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.config import ModelConfig
+from proxy.chunks import StreamTraits
 from proxy.generation import Generation, GenerationRequest
 from proxy.models import ServedModel
 from proxy.stops import StopMatcher
@@ -83,7 +84,7 @@ def generate(model: ServedModel, ids: list[int], cuts: list[int], stop: tuple[st
         groups.append(ids[at : at + size])
         at, index = at + size, index + 1
     request = GenerationRequest(model, "id", [1], len(ids) + 1, Sampling(), stop)
-    generation = Generation(None, request, 0.0)  # type: ignore[arg-type]
+    generation = Generation(None, request, 0.0, StreamTraits(True, "delta"))  # type: ignore[arg-type]
     generation._stream = ScriptedStream(groups)  # type: ignore[assignment]
     return generation
 
