@@ -25,6 +25,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "render": ("cli.render", "Write the Triton model repository."),
     "lint": ("cli.lint", "Check a Triton model repository without starting it."),
     "migrate": ("cli.migrate", "An upstream Triton repository -> a model entry."),
+    "k8s": ("cli.k8s", "Kubernetes manifests: render and check."),
     "start": ("cli.start", "Start tritonserver and the proxy."),
     "stop": ("cli.stop", "Drain and stop the service."),
     "restart": ("cli.restart", "Stop the service and start it again as it was."),

@@ -1,0 +1,1 @@
+"""Kubernetes: manifests from deploy/config.json, and checks that find what such manifests get wrong."""

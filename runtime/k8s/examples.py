@@ -1,0 +1,32 @@
+"""The overlays in deploy/k8s are renderings of the configs in deploy/k8s/examples.
+
+`python -m runtime.k8s.examples` writes them again; a test keeps them fresh.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from common.config import load_config
+from runtime.k8s.overlay import TREE, Rendered, render_overlay
+from runtime.k8s.pool import OVERLAYS
+from runtime.k8s.tree import write_tree
+from runtime.k8s.values import parse_values, read_values
+
+EXAMPLES = TREE / "examples"
+
+
+def render_example(overlay: str, *settings: str) -> Rendered:
+    """An overlay from its example; `settings` are added to the example's own values."""
+    folder = EXAMPLES / overlay
+    values = parse_values((f"plan_from={folder / 'model'}", *read_values(folder / "values.txt"), *settings))
+    return render_overlay(load_config(folder / "deploy.json"), values, overlay)
+
+
+def write_examples(output: Path = TREE) -> None:
+    for overlay in OVERLAYS:
+        write_tree(render_example(overlay), output)
+
+
+if __name__ == "__main__":
+    write_examples()
