@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -16,10 +15,10 @@ from typing import Any
 
 import requests
 
-from common.paths import SOURCE_ROOT
 from tests.e2e.phased_engine import ENGINE, SLOTS
+from tests.e2e.proxy_process import proxy_process
 from tests.proxy.packages import write_package
-from tests.worker.triton import Triton, free_ports, wait_until
+from tests.worker.triton import Triton, wait_until
 
 MODEL = "m"
 STREAM, PLAIN = "/api/v1/inference/stream", "/api/v1/inference"
@@ -151,37 +150,10 @@ def phased_stack(folder: Path, *proxy_options: str) -> Iterator[PhasedStack]:
             f"{MODEL}-tensorrt_llm", package, engine=ENGINE, python=_worker_python(folder), options=options
         )
         triton.load(f"{MODEL}-tensorrt_llm")
-        with _proxy(folder, package, triton, proxy_options) as (url, process):
+        with proxy_process(folder, {MODEL: package}, triton, *proxy_options) as (url, process):
             yield PhasedStack(url, process, journal, triton)
     finally:
         triton.stop()
-
-
-@contextlib.contextmanager
-def _proxy(
-    folder: Path, package: Path, triton: Triton, options: tuple[str, ...]
-) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    config = folder / "config.json"
-    config.write_text(json.dumps({"models": {MODEL: {"engine": "cpu", "model_path": str(package)}}}))
-    [port] = free_ports(1)
-    url = f"http://127.0.0.1:{port}"
-    arguments = [f"--config={config}", f"--triton=http://127.0.0.1:{triton.http_port}", f"--port={port}"]
-    environment = {**os.environ, "PYTHONPATH": str(SOURCE_ROOT)}
-    with (folder / "proxy.log").open("wb") as log:
-        command = [sys.executable, "-m", "proxy", *arguments, *options]
-        process = subprocess.Popen(command, env=environment, stderr=log)
-    try:
-        wait_until(lambda: _is_ready(url), 60.0)
-        yield url, process
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _is_ready(url: str) -> bool:
-    with contextlib.suppress(requests.ConnectionError):
-        return requests.get(f"{url}/health/ready", timeout=5).ok
-    return False
 
 
 def _worker_python(folder: Path) -> str:
