@@ -73,8 +73,11 @@ def check(target: Target, base: str | None, work: Path) -> Report:
     _check_secrets(image, canary, report)
     home.mkdir()
     os.chown(home, *image.user)
-    with container_build.mounted(image) as root:
+    with container_build.mounted(image.name) as root, container_build.mounted(given) as before:
         report.figures["context_bytes"] = _context_bytes(root / "opt/ew")
+        if target == "triton":
+            changed = container_build.changed_files(before, root)
+            report.note("nothing of NVIDIA's image is changed", not changed, changed[:5])
         _check_runs(image, root, home, work / "output.log", report)
     return report
 
@@ -129,7 +132,7 @@ def _check_runs(image: Image, root: Path, home: Path, log: Path, report: Report)
         )
         volumes = ((str(home), HOME), *(_network_files() if network else ()))
         entry = (*image.config["Entrypoint"], *command)
-        return Box(str(root), entry, environment, volumes, image.user, HOME, network)
+        return Box(str(root), entry, environment, volumes, user=image.user, folder=HOME, network=network)
 
     with container_sandbox.started(box("demo", "--once", network=True), log) as running:
         code = running.wait(600)

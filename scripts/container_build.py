@@ -69,6 +69,8 @@ def make_base(target: Target) -> str:
     with tempfile.TemporaryDirectory(prefix="ew-base-") as folder:
         root = Path(folder) / "root"
         _run("debootstrap", "--variant=minbase", *_debootstrap_arguments(target, root))
+        for leftover in ("var/cache/apt/archives", "var/lib/apt/lists"):
+            shutil.rmtree(root / leftover)
         container = _output("buildah", "from", "scratch")
         _run("buildah", "add", "--quiet", container, f"{root}/", "/")
         for setting in _stand_in(target, root, container):
@@ -107,7 +109,7 @@ def _stand_in(target: Target, root: Path, container: str) -> Iterator[str]:
 def build(target: Target, base: str, context: Path, secrets: Sequence[str], name: str) -> Image:
     """Build `target` on `base`; `secrets` are `id=NAME,src=FILE`. The steps are the Dockerfile's own."""
     _run(
-        *("buildah", "build", "--isolation=chroot", "--layers", "--format=docker"),
+        *("buildah", "build", "--isolation=chroot", "--layers", "--force-rm", "--format=docker"),
         *(f"--file={context / DOCKERFILE}", f"--target={target}", f"--tag={name}"),
         f"--build-arg={'CPU_BASE' if target == 'cpu' else 'TRITON_BASE'}={base}",
         *(f"--secret={secret}" for secret in secrets),
@@ -118,13 +120,31 @@ def build(target: Target, base: str, context: Path, secrets: Sequence[str], name
 
 
 @contextmanager
-def mounted(image: Image) -> Iterator[Path]:
+def mounted(name: str) -> Iterator[Path]:
     """The image's root file system, in a container that goes away at the end."""
-    container = _output("buildah", "from", image.name)
+    container = _output("buildah", "from", name)
     try:
         yield Path(_output("buildah", "mount", container))
     finally:
         _run("buildah", "rm", container)
+
+
+def changed_files(base: Path, root: Path) -> list[str]:
+    """What of the base's programs and libraries another root file system lacks or has differently."""
+    found = []
+    for folder in ("usr", "opt"):
+        for path in (base / folder).rglob("*"):
+            now = root / path.relative_to(base)
+            if not path.is_dir() and (
+                not now.is_symlink() and not now.exists() or _facts(path) != _facts(now)
+            ):
+                found.append(str(path.relative_to(base)))
+    return found
+
+
+def _facts(path: Path) -> tuple[int, int, int]:
+    status = path.lstat()
+    return status.st_mode, status.st_size, int(status.st_mtime)
 
 
 def layers_hold(image: Image, needles: Sequence[bytes]) -> list[bytes]:
