@@ -38,6 +38,7 @@ CHECKS = (
     "greedy_tokens_of_every_family",
     "penalties_min_tokens_and_bad_words_as_in_generate",
     "presence_and_frequency_lower_what_came",
+    "a_bias_is_added_to_the_logits",
     "log_probs_are_the_models",
     "a_seed_gives_its_tokens_in_any_batch",
     "a_full_cache_changes_no_token",
@@ -122,6 +123,14 @@ def check_presence_and_frequency_lower_what_came() -> None:
     plain = generated(checkpoint)
     strong = answer(adapter, presence_penalty=2.0, frequency_penalty=2.0)
     assert len(set(strong)) > len(set(plain))
+
+
+def check_a_bias_is_added_to_the_logits() -> None:
+    adapter, checkpoint = engine()
+    plain = generated(checkpoint)
+    assert answer(adapter, token_bias=((plain[0], -1e9),))[0] != plain[0]
+    assert set(answer(adapter, token_bias=((5, 1e9), (6, float("-inf"))))) == {5}
+    assert answer(adapter, token_bias=((plain[0], 1e-6),)) == plain
 
 
 def check_log_probs_are_the_models() -> None:

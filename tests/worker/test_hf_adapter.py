@@ -1,4 +1,4 @@
-"""The cuda-hf adapter's own work, with an engine that fails on demand. transformers itself: test_hf_engine."""
+"""The cuda-hf adapter's own work, with an engine that fails on demand; test_hf_engine has transformers."""
 
 from __future__ import annotations
 

@@ -167,7 +167,9 @@ def test_bad_words_penalties_and_min_tokens_are_carried_out(adapter: Any) -> Non
     submit(adapter, 1, [20], bad_words=((22,), (23, 24)))
     submit(adapter, 2, [20], end_id=22, min_tokens=3)
     submit(adapter, 3, [20, 21, 22, 20], repetition_penalty=2.0, max_tokens=1)
+    submit(adapter, 4, [20], token_bias=((40, 100.0),), max_tokens=2)
     found = finish(adapter)
+    assert tokens(found[4]) == [40, 40]
     assert tokens(found[1]) == [21, 23, 25, 26, 27, 28]
     assert tokens(found[2]) == [21, 23, 24, 25, 26, 27]
     assert tokens(found[3]) == [23]

@@ -20,7 +20,7 @@ from worker.checkpoint import checkpoint_folder
 from worker.hf.adapter import HfAdapter
 from worker.hf.batching import PAGE_SIZE, SUPPORTED, Batches
 from worker.hf.options import EngineOptions
-from worker.protocol import Ready
+from worker.protocol import LOGIT_BIAS, Ready
 from worker.validate import Limits
 
 # Without a GPU, where memory does not say how large the KV cache may be.
@@ -55,6 +55,7 @@ def load(package: Path, options: Mapping[str, Any]) -> HfAdapter:
         max_output_len=bounds.max_output_len,
         kv_cache_tokens=batches.kv_cache_tokens,
         kv_block_tokens=batches.page_tokens,
+        features=bounds.features,
     )
     return HfAdapter(batches, ready, bounds)
 
@@ -112,4 +113,5 @@ def _limits(config: Any, options: EngineOptions, batches: Batches) -> Limits:
         max_input_len=min(options.max_input_len or total, total - 1),
         max_output_len=min(options.max_output_len or total, total - 1),
         max_total_len=total,
+        features=(LOGIT_BIAS,),
     )

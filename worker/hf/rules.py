@@ -20,6 +20,7 @@ class TokenRules:
         sampling = request.sampling
         self.choice = choice(sampling)
         self.log_probs = sampling.log_probs
+        self.token_bias = sampling.token_bias
         self.repetition_penalty = sampling.repetition_penalty or 1.0
         self.presence_penalty = sampling.presence_penalty or 0.0
         self.frequency_penalty = sampling.frequency_penalty or 0.0
@@ -37,7 +38,8 @@ class TokenRules:
     @property
     def plain(self) -> bool:
         """Whether the next token is simply the likeliest."""
-        return self.choice.greedy and not (self.log_probs or self.penalised or self.banned())
+        more = self.log_probs or self.token_bias or self.penalised or self.banned()
+        return self.choice.greedy and not more
 
     def banned(self) -> frozenset[int]:
         """The tokens that must not come next."""

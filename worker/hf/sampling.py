@@ -26,6 +26,7 @@ class Chosen:
 def choose(scores: Tensor, rules: Sequence[TokenRules], penalties: PenaltyTable) -> Chosen:
     """Choose a token for each row of `scores` [N, V] by the rules of its request."""
     adjusted = penalties.apply(scores, rules)
+    _add_bias(adjusted, rules)
     _ban(adjusted, [one.banned() for one in rules])
     tokens = adjusted.argmax(dim=-1)
     for rows in _groups(rules):
@@ -73,6 +74,14 @@ def _groups(rules: Sequence[TokenRules]) -> Iterable[list[int]]:
 def _columns(scores: Tensor, values: Sequence[float]) -> Tensor:
     """[N, 1] beside `scores`."""
     return torch.tensor(values, dtype=scores.dtype, device=scores.device).unsqueeze(-1)
+
+
+def _add_bias(scores: Tensor, rules: Sequence[TokenRules]) -> None:
+    pairs = [(row, token) for row, one in enumerate(rules) for token, _ in one.token_bias]
+    if pairs:
+        rows, tokens = torch.tensor(pairs, device=scores.device).unbind(-1)
+        values = [value for one in rules for _, value in one.token_bias]
+        scores[rows, tokens] += torch.tensor(values, dtype=scores.dtype, device=scores.device)
 
 
 def _ban(scores: Tensor, banned: Sequence[frozenset[int]]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from tensorrt_llm import LLM
 
 from common.errors import CheckpointError
-from worker.protocol import Ready
+from worker.protocol import LOGIT_BIAS, Ready
 from worker.trtllm.adapter import TrtLlmAdapter
 from worker.trtllm.following import Follower
 from worker.trtllm.options import EngineOptions, llm_arguments
@@ -51,6 +51,7 @@ def load(package: Path, options: Mapping[str, Any]) -> TrtLlmAdapter:
         # TensorRT-LLM tells the size of its cache only with its statistics, once it computes.
         kv_cache_tokens=0,
         kv_block_tokens=0,
+        features=bounds.features,
     )
     return TrtLlmAdapter(
         Follower(llm),
@@ -132,4 +133,5 @@ def _limits(config: Mapping[str, Any], options: EngineOptions, arguments: Mappin
         max_input_len=min(int(arguments.get("max_input_len") or total), total - 1),
         max_output_len=min(options.max_output_len or total, total - 1),
         max_total_len=total,
+        features=(LOGIT_BIAS,),
     )

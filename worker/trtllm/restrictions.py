@@ -1,4 +1,4 @@
-"""Penalties, bad words and minimum lengths, as a logits processor of TensorRT-LLM.
+"""Penalties, bias, bad words and minimum lengths, as a logits processor of TensorRT-LLM.
 
 Its own sampler for PyTorch had none of them before 1.3 and passes over what it does not know, so they are
 carried out here, for the requests that ask for them. It is sent to the process that samples, so it must be
@@ -35,6 +35,8 @@ class Restrictions:
         rows = logits.reshape(-1, logits.shape[-1])
         for row, tokens in zip(rows, token_ids, strict=False):
             self._penalise(row, tokens)
+            for token, bias in self.sampling.token_bias:
+                row[token] += bias
             banned = self._banned(tokens)
             if banned:
                 row[banned] = float("-inf")
@@ -65,7 +67,7 @@ def restrictions(sampling: Sampling, prompt_tokens: int) -> Restrictions | None:
         sampling.presence_penalty or sampling.frequency_penalty
     )
     has_minimum = sampling.min_tokens > 0 and sampling.end_id is not None
-    if penalties or has_minimum or sampling.bad_words:
+    if penalties or has_minimum or sampling.bad_words or sampling.token_bias:
         return Restrictions(sampling, prompt_tokens)
     return None
 
