@@ -23,7 +23,7 @@ REFUSED = {
 }
 KV_FRACTION = 0.9
 SIMPLE_TYPES: dict[str, type | tuple[type, ...]] = {
-    "bool": bool, "int": int, "float": (int, float), "str": str, "dict": dict,
+    "bool": bool, "int": int, "float": (int, float), "str": str, "dict": dict, "list": list,
 }  # fmt: skip
 
 
@@ -132,25 +132,27 @@ def _check_name(name: str, known: Sequence[str] | Mapping[str, Any], version: st
 
 
 def _check_type(name: str, value: Any, declared: str) -> None:
-    """Compare with the plain types of the contract; classes take an object."""
+    """Compare with the types of the contract."""
     optional = re.fullmatch(r"Optional\[(.*)\]", declared)
     inner = optional[1] if optional else declared
     if value is None and optional:
         return
-    if inner.startswith("Literal["):
-        allowed = re.findall(r"'([^']*)'", inner)
-        if value not in allowed:
-            raise _bad_value(name, value, f"one of {', '.join(allowed)}")
+    if any(_is_of(value, part.strip()) for part in inner.split(" / ")):
         return
-    names = [part.strip() for part in inner.split(" / ")]
-    simple = [SIMPLE_TYPES[part] for part in names if part in SIMPLE_TYPES]
-    if len(simple) < len(names) and (isinstance(value, dict) or simple):
-        return
-    is_right = any(isinstance(value, kind) for kind in simple) and (
-        bool in simple or not isinstance(value, bool)
-    )
-    if not is_right:
-        raise _bad_value(name, value, declared)
+    allowed = re.findall(r"'([^']*)'", inner)
+    raise _bad_value(name, value, f"one of {', '.join(allowed)}" if allowed else declared)
+
+
+def _is_of(value: Any, kind: str) -> bool:
+    """Whether a JSON value fits one type of the contract; classes take an object, enumerations a name."""
+    if kind.startswith("Literal["):
+        return value in re.findall(r"'([^']*)'", kind)
+    simple = SIMPLE_TYPES.get(kind.split("[", 1)[0].lower())
+    if simple is None:
+        return isinstance(value, dict)
+    if isinstance(value, bool):
+        return simple is bool
+    return isinstance(value, simple)
 
 
 def _bad_value(name: str, value: Any, wanted: str) -> UsageError:

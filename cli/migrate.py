@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 @click.option("--to", type=click.Choice(["engine", "pytorch"]), required=True, help="What will serve it.")
 @click.option("--model", "model_id", metavar="ID", required=True, help="The new entry's model id.")
 @click.option("--package", metavar="DIR", help="The model's package. [default: models/ID]")
-@click.option("--write", is_flag=True, help="Add the entry to deploy/config.json.")
+@click.option("--source-model", metavar="NAME", help="Which model of SOURCE, where it has several.")
+@click.option("--write", is_flag=True, help="Add the entry to deploy/config.json, and render it.")
 @json_option
 @report_errors
 def command(
@@ -27,32 +29,59 @@ def command(
     to: Literal["engine", "pytorch"],
     model_id: str,
     package: str | None,
+    source_model: str | None,
     write: bool,
     as_json: bool,
 ) -> None:
-    """Turn an upstream repository into a model entry, and say what carried over.
+    """Turn a model of an upstream repository into a model entry, and say what carried over.
 
-    SOURCE is a repository of upstream's inflight_batcher_llm layout, also as triton_cli writes it. The table
-    shows every value: carried over, changed in meaning, or without counterpart. The weights are not touched:
-    make the package from the model's checkpoint with convert-trt, then run ./ew render.
+    SOURCE is a repository of upstream's inflight_batcher_llm or llmapi layout or for vLLM's backend, also as
+    triton_cli writes it. A table shows every value: carried over, changed in meaning, or without counterpart.
+    The weights are not touched: the convert-trt command that makes the package is printed. With --write the
+    entry goes into deploy/config.json, and where the package is there already, its repository is rendered.
 
     \b
     Examples:
       ./ew migrate /srv/triton_model_repo --to engine --model llama --package models/llama --write
+      ./ew migrate /srv/llmapi --to pytorch --model llama
     """
     from builder.migrate import migrate
     from common.config import ModelConfig
     from runtime.models import set_entry
 
-    result = migrate(source, to=to, package=package or f"models/{model_id}")
+    result = migrate(source, to=to, package=package or f"models/{model_id}", name=source_model)
+    rendered = None
     if write:
         set_entry(model_id, ModelConfig.model_validate(result.entry))
+        rendered = _render(model_id, result.entry["model_path"])
     document = {
         "models": {model_id: result.entry},
         "rows": [vars(row) for row in result.rows],
+        "convert": result.command,
         "written": write,
+        "repository": rendered,
     }
-    emit(document, as_json=as_json, text=_table(model_id, result))
+    emit(document, as_json=as_json, text=_text(model_id, result, rendered))
+
+
+def _render(model_id: str, package: str) -> str | None:
+    """The repository, where the package is there to render it from."""
+    from builder.manifest import MANIFEST_NAME
+    from builder.render import render
+    from common.config import load_config
+    from common.paths import home
+
+    place = home()
+    if not (place.resolve(package) / MANIFEST_NAME).is_file():
+        return None
+    return str(render(load_config(place.config), place, only=[model_id]).repository)
+
+
+def _text(model_id: str, result: Migration, rendered: str | None) -> str:
+    if rendered:
+        return f"{_table(model_id, result)}\n\nRendered into {rendered}."
+    steps = [shlex.join(result.command), f"./ew render --model {model_id}"]
+    return "\n".join([_table(model_id, result), "", "Then make the package and the repository:", *steps])
 
 
 def _table(model_id: str, result: Migration) -> str:

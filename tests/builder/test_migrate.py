@@ -73,9 +73,10 @@ def test_every_value_is_in_exactly_one_row(upstream: Path) -> None:
 
 def test_the_pytorch_runtime_keeps_less(upstream: Path) -> None:
     result = migrate(upstream, to="pytorch", package="p")
-    assert result.entry["triton"] == {"max_queue_size": 77, "bls_instance_count": 4}
+    kept = {"max_queue_size": 77, "bls_instance_count": 4, "kv_cache_free_gpu_mem_fraction": 0.7}
+    assert result.entry["triton"] == kept
     notes = {row.key: row.note for row in result.of("changed")}
-    assert "kv_cache_config.free_gpu_memory_fraction" in notes["kv_cache_free_gpu_mem_fraction"]
+    assert "kv_cache_config.enable_block_reuse" in notes["enable_kv_cache_reuse"]
     assert {"gpu_device_ids", "logits_datatype"} <= {row.key for row in result.of("dropped")}
 
 
