@@ -5,10 +5,10 @@ from __future__ import annotations
 import click
 
 from cli.output import emit, json_option, report_errors
-from cli.start import ready_document, ready_text
+from cli.start import ENGINES, ready_document, ready_text
 from cli.steps import Steps
-from common.errors import ServiceError
-from runtime import lifecycle, state, teardown
+from common.config import Engine
+from runtime import lifecycle
 
 
 @click.command("restart")
@@ -19,22 +19,18 @@ from runtime import lifecycle, state, teardown
     show_default=True,
     help="Seconds that running streams may take.",
 )
+@click.option("--engine", type=click.Choice(ENGINES), help="Restart only the tritonservers of this engine.")
+@click.option("--env", help="Restart only the tritonserver of this environment.")
 @json_option
 @report_errors
-def command(drain: float, as_json: bool) -> None:
+def command(drain: float, engine: Engine | None, env: str | None, as_json: bool) -> None:
     """Drain and stop, then start the same models with the same options; packages and config are read again.
 
     \b
-    Example:
+    Examples:
       ./ew restart
+      ./ew restart --engine cuda-vllm
     """
-    service = state.load()
-    if service is None:
-        raise ServiceError(
-            "Nothing is running.", hint="Start with: ./ew start --model ID", code="not_running"
-        )
-    request = lifecycle.last_request(service)
     with Steps() as steps:
-        teardown.stop(drain_seconds=drain, progress=steps)
-        service = lifecycle.start(request, progress=steps)
+        service = lifecycle.restart(drain_seconds=drain, progress=steps, engine=engine, env=env)
     emit(ready_document(service), as_json=as_json, text=ready_text(service))

@@ -9,12 +9,12 @@ import click
 from cli.output import emit, json_option, report_errors
 from cli.steps import Steps
 from runtime import foreground, lifecycle, teardown
-from runtime.launch import Command
+from runtime.bringup import Draft
 from runtime.launchers import LaunchPlan
 from runtime.launchers.gpus import parse_gpus
 from runtime.launchers.service import LaunchOptions
 from runtime.lifecycle import StartRequest
-from runtime.state import Service
+from runtime.state import Server, Service
 
 ENGINES = ("cpu", "cuda-trt", "cuda-vllm", "cuda-hf")
 LAUNCHERS = ("auto", "local", "pytriton", "docker")
@@ -23,16 +23,25 @@ PARALLEL = ("auto", "leader", "orchestrator", "llmapi")
 
 @click.command("start")
 @click.option(
-    "--engine", type=click.Choice(ENGINES), default="cpu", show_default=True, help="What runs the models."
+    "--engine",
+    type=click.Choice(ENGINES),
+    help="What runs the models  [as deploy/config.json says; cpu for a package folder]",
 )
 @click.option(
     "--model", "models", multiple=True, required=True, help="Id in deploy/config.json or a package folder."
 )
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address the proxy listens on.")
+@click.option("--host", help="Address the proxy listens on  [that of the running service, or 127.0.0.1]")
 @click.option(
-    "--port", type=click.IntRange(1, 65535), default=8080, show_default=True, help="Port of the proxy."
+    "--port",
+    type=click.IntRange(1, 65535),
+    help="Port of the proxy  [that of the running service, or 8080]",
 )
-@click.option("--env", help="Environment made by ./ew setup  [the ready one of that engine]")
+@click.option(
+    "--env",
+    "envs",
+    multiple=True,
+    help="Environment made by ./ew setup; one for each engine  [the ready one of that engine]",
+)
 @click.option(
     "--launcher", type=click.Choice(LAUNCHERS), default="auto", show_default=True, help="Which tritonserver."
 )
@@ -61,19 +70,17 @@ PARALLEL = ("auto", "leader", "orchestrator", "llmapi")
 @json_option
 @report_errors
 def command(
-    engine: Any,
     models: tuple[str, ...],
-    host: str,
-    port: int,
-    timeout: float,
-    drain: float,
+    envs: tuple[str, ...],
     stay: bool,
     dry_run: bool,
     as_json: bool,
-    gpus: str | None,
     **options: Any,
 ) -> None:
     """Start tritonserver and the proxy; ready when both answer. What follows -- goes to tritonserver.
+
+    While a service runs, start adds to it: another tritonserver behind the same proxy port, for models of
+    another engine or environment. Models of several engines in one start get a tritonserver each.
 
     auto takes a tritonserver of this machine that has the engine (inside NGC containers), else that of
     nvidia-pytriton with the engine in its environment, else Docker with the image that fits the models.
@@ -81,25 +88,32 @@ def command(
     \b
     Examples:
       ./ew start --engine cuda-trt --env ew-trt --model qwen2.5-7b-trt --gpus 0,1
+      ./ew start --engine cuda-vllm --env ew-vllm --model llama     # beside it, on the same port
       ./ew start --engine cuda-vllm --model llama --launcher docker --dry-run
       ./ew start --engine cuda-trt --model m -- --log-verbose=1
       ./ew start --model smollm2-135m-trt
       ./ew start --model models/qwen --port 9000
       ./ew start --model smollm2-135m-trt --host 0.0.0.0 --foreground
     """
-    launch = LaunchOptions(gpus=parse_gpus(gpus) if gpus else (), **options)
-    request = StartRequest(models, engine, host, port, timeout, launch, drain)
+    request = _request(models, envs, options)
     if dry_run:
-        _show_commands(*lifecycle.plan(request), as_json)
+        _show_commands(lifecycle.plan(request), as_json)
         return
     if stay:
         foreground.run(
             lambda: _start(request, as_json),
             lambda log, line: _show_line(log, line, as_json),
-            drain_seconds=drain + teardown.PROXY_CLOSE_SECONDS,
+            drain_seconds=request.drain + teardown.PROXY_CLOSE_SECONDS,
         )
     else:
         _start(request, as_json)
+
+
+def _request(models: tuple[str, ...], envs: tuple[str, ...], options: dict[str, Any]) -> StartRequest:
+    gpus = options.pop("gpus")
+    service = {name: options.pop(name) for name in ("engine", "host", "port", "timeout", "drain")}
+    launch = LaunchOptions(gpus=parse_gpus(gpus) if gpus else (), **options)
+    return StartRequest(models, envs=envs, launch=launch, **service)
 
 
 def _start(request: StartRequest, as_json: bool) -> Service:
@@ -114,33 +128,52 @@ def _show_line(log: str, line: str, as_json: bool) -> None:
 
 
 def ready_document(service: Service) -> dict[str, Any]:
-    """What `--json` prints for a service that came up."""
+    """What `--json` prints for a service that came up; `ports` and `pids` are the first server's."""
+    first = service.servers[0].process
     return {
         "state": "ready",
         "url": service.url,
         "models": list(service.models),
-        "seconds": service.ready_after,
+        "seconds": service.servers[-1].ready_after,
         "key_file": service.key_file,
+        "servers": [_server(server) for server in service.servers],
         "ports": dict(vars(service.ports)),
-        "pids": {
-            "triton": service.triton and service.triton.pid,
-            "proxy": service.proxy and service.proxy.pid,
-        },
+        "pids": {"triton": first and first.pid, "proxy": service.proxy and service.proxy.pid},
+    }
+
+
+def _server(server: Server) -> dict[str, Any]:
+    return {
+        "engine": server.engine,
+        "env": server.env,
+        "models": list(server.models),
+        "launcher": server.launcher,
+        "pid": server.process and server.process.pid,
+        "ports": dict(vars(server.ports)),
     }
 
 
 def ready_text(service: Service) -> str:
+    seconds = service.servers[-1].ready_after or 0.0
     return (
-        f"Serving {', '.join(service.models)} at {service.url} (ready in {service.ready_after:.1f} s).\n"
+        f"Serving {', '.join(service.models)} at {service.url} (ready in {seconds:.1f} s).\n"
         f"The API key is in {service.key_file}; ./ew stop ends the service."
     )
 
 
-def _show_commands(plan: LaunchPlan, commands: list[Command], as_json: bool) -> None:
-    parts = [
-        f"# launcher: {plan.launcher} ({plan.reason})",
-        *(f"# warning: {text}" for text in plan.warnings),
-    ]
+def _show_commands(draft: Draft, as_json: bool) -> None:
+    servers = [_planned(server, draft.plans[server.server_id]) for server in draft.new_servers]
+    parts = []
+    for planned in servers:
+        launcher = f"{planned['launcher']} ({planned['reason']})"
+        parts.append(f"# {planned['engine']}: {', '.join(planned['models'])}\n# launcher: {launcher}")
+        parts += [f"# warning: {text}" for text in planned["warnings"]]
+    commands = draft.commands()
     parts += [f"# {item.name}, log: {item.log}\n{item}" for item in commands]
-    document = {**plan.as_dict(), "commands": [item.as_dict() for item in commands]}
-    emit(document, as_json=as_json, text="\n\n".join(parts))
+    document = {"servers": servers, "commands": [item.as_dict() for item in commands]}
+    emit(document, as_json=as_json, text="\n\n".join(parts) or "# all of it runs already")
+
+
+def _planned(server: Server, plan: LaunchPlan) -> dict[str, Any]:
+    names = {"engine": server.engine, "env": server.env, "models": list(server.models)}
+    return {**names, **plan.as_dict()}

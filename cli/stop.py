@@ -7,7 +7,10 @@ from dataclasses import asdict
 import click
 
 from cli.output import emit, json_option, report_errors
+from cli.start import ENGINES
 from cli.steps import Steps
+from common.config import Engine
+from common.errors import UsageError
 from runtime import loading, teardown
 from runtime.teardown import StopReport
 
@@ -21,21 +24,32 @@ from runtime.teardown import StopReport
     help="Seconds that running streams may take.",
 )
 @click.option("--model", help="Unload only this model; ./ew start --model loads it again.")
+@click.option(
+    "--engine",
+    type=click.Choice(ENGINES),
+    help="Stop only the tritonservers of this engine; others serve on.",
+)
+@click.option("--env", help="Stop only the tritonserver of this environment.")
 @json_option
 @report_errors
-def command(drain: float, model: str | None, as_json: bool) -> None:
+def command(drain: float, model: str | None, engine: Engine | None, env: str | None, as_json: bool) -> None:
     """Drain and stop the service; afterwards no process, port or shared memory of it is left.
+
+    With the last tritonserver the proxy ends, too.
 
     \b
     Examples:
       ./ew stop
+      ./ew stop --engine cuda-vllm
       ./ew stop --model smollm2-135m-trt
     """
+    if model and (engine or env):
+        raise UsageError("--model does not go with --engine or --env.", hint="Leave one out.")
     if model:
         _unload(model, as_json)
         return
     with Steps() as steps:
-        report = teardown.stop(drain_seconds=drain, progress=steps)
+        report = teardown.stop(drain_seconds=drain, progress=steps, engine=engine, env=env)
     emit(asdict(report), as_json=as_json, text=_text(report))
 
 

@@ -31,6 +31,11 @@ def parse_arguments(arguments: list[str] | None) -> Settings:
         metavar="URL",
         help="its metrics port, whose metrics /metrics shows too; repeatable",
     )
+    parser.add_argument(
+        "--routes",
+        metavar="FILE",
+        help="tritonservers and their models in JSON, read again when it changes; goes before all of these",
+    )
     parser.add_argument("--keys", help="key file; without it every request is allowed")
     parser.add_argument("--model", action="append", dest="models", help="serve only this model; repeatable")
     parser.add_argument("--cors-origin", action="append", dest="cors_origins", help="allowed origin")
@@ -38,7 +43,7 @@ def parse_arguments(arguments: list[str] | None) -> Settings:
         parser.add_argument(_flag(name), default=getattr(defaults, name))
     for name in ("port", "workers", "max_body_bytes", "max_queue", "max_per_key"):
         parser.add_argument(_flag(name), type=int, default=getattr(defaults, name))
-    for name in ("header_hold", "request_timeout", "body_timeout", "write_timeout", "drain"):
+    for name in ("header_hold", "load_wait", "request_timeout", "body_timeout", "write_timeout", "drain"):
         parser.add_argument(_flag(name), type=float, default=getattr(defaults, name), metavar="SECONDS")
     values = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
     return Settings.from_values(values)

@@ -41,7 +41,7 @@ class Control:
 
     async def ready(self, request: Request) -> Response:
         """200 when every model that is meant to run is ready; the states are fresh."""
-        await self._service.router.refresh()
+        await self._service.refresh()
         ready = self._service.is_ready()
         status = "ready" if ready else ("draining" if self._service.draining else "not ready")
         document = {"status": status, "models": self._service.ready(), "broken": self._broken()}

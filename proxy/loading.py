@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from common.config import ModelConfig
-from common.errors import EwError
+from common.errors import EwError, ServiceError
 from proxy.router import Router
 
 log = logging.getLogger("proxy.loading")
@@ -48,26 +48,51 @@ class OnDemand:
 
     def __init__(self, router: Router, models: dict[str, ModelConfig], folder: Path | None) -> None:
         self._router = router
+        self.use_models(models)
+        self._last_use = LastUse(folder)
+        self._work: set[asyncio.Future[None]] = set()
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    def use_models(self, models: dict[str, ModelConfig]) -> None:
+        """The models that are served, each with its limit."""
         self._limits = {
             model_id: config.idle_unload_seconds
             for model_id, config in models.items()
             if config.idle_unload_seconds is not None
         }
-        self._last_use = LastUse(folder)
-        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     def covers(self, model_id: str) -> bool:
         return model_id in self._limits
 
-    async def use(self, model_id: str) -> None:
+    async def use(self, model_id: str, seconds: float) -> None:
         """Call for each request, once it is counted as running: the model is loaded when this returns.
 
         Raises:
-            ServiceError: tritonserver cannot load it.
+            ServiceError: tritonserver cannot load it, or not within `seconds`; the loading goes on.
         """
         if model_id not in self._limits:
             return
         self._last_use.touch(model_id)
+        if self._router.state(model_id) == "READY" and not self._locks[model_id].locked():
+            return
+        work = asyncio.ensure_future(self._ensure_loaded(model_id))
+        self._work.add(work)
+        work.add_done_callback(self._note_end)
+        done, _ = await asyncio.wait({work}, timeout=seconds)
+        if not done:
+            raise ServiceError(
+                f"{model_id} is still being loaded after {seconds:g} s.",
+                hint="Try again in a moment; the loading goes on.",
+                code="model_loading",
+            )
+        work.result()
+
+    def _note_end(self, work: asyncio.Future[None]) -> None:
+        self._work.discard(work)
+        if not work.cancelled() and (error := work.exception()) is not None:
+            log.warning("a model cannot be loaded: %s", error)
+
+    async def _ensure_loaded(self, model_id: str) -> None:
         async with self._locks[model_id]:
             if self._router.state(model_id) == "READY":
                 return
@@ -78,9 +103,9 @@ class OnDemand:
 
     async def unload_idle(self, running: Callable[[str], int]) -> None:
         """Look once a second; `running` says how many requests of a model this worker has."""
-        while self._limits:
+        while True:
             await asyncio.sleep(CHECK_SECONDS)
-            for model_id, limit in self._limits.items():
+            for model_id, limit in tuple(self._limits.items()):
                 if running(model_id):
                     self._last_use.touch(model_id)
                 elif self._last_use.age(model_id) > limit:

@@ -130,12 +130,18 @@ class ServedModel:
 class Registry:
     """All models of the configuration; one whose package is broken is known, with the reason."""
 
-    def __init__(self, config: DeployConfig, wanted: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, config: DeployConfig, wanted: tuple[str, ...] = (), known: Registry | None = None
+    ) -> None:
+        """Load the models of `config` that are `wanted`, or all; what `known` has alike is taken over."""
         self.config = config
         self.models: dict[str, ServedModel] = {}
         self.broken: dict[str, EwError] = {}
         for model_id, model in config.models.items():
-            if not wanted or model_id in wanted:
+            old = known.models.get(model_id) if known else None
+            if old is not None and old.config == model:
+                self.models[model_id] = old
+            elif not wanted or model_id in wanted:
                 self._add(model_id, model)
 
     def get(self, model_id: str) -> ServedModel:
@@ -151,6 +157,10 @@ class Registry:
         if model_id in self.broken:
             raise self.broken[model_id]
         raise UnknownModel(model_id, tuple(self.models))
+
+    def configs(self) -> dict[str, ModelConfig]:
+        """The entries of the models that can be served."""
+        return {model_id: model.config for model_id, model in self.models.items()}
 
     def _add(self, model_id: str, config: ModelConfig) -> None:
         try:

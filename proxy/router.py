@@ -7,6 +7,7 @@ import logging
 
 from common.errors import EwError, ServiceError
 from proxy.chunks import StreamTraits
+from proxy.routes import Route
 from proxy.triton import ENGINE_SUFFIX, TritonClient
 
 log = logging.getLogger("proxy.router")
@@ -21,19 +22,35 @@ class Router:
         self.clients = tuple(TritonClient(url) for url in urls)
         self._states: dict[TritonClient, dict[str, str]] = {client: {} for client in self.clients}
         self._traits: dict[tuple[TritonClient, str], StreamTraits] = {}
+        self._owned: dict[str, frozenset[str]] = {}  # by url, the Triton models that are looked at there
+
+    async def use(self, routes: tuple[Route, ...]) -> None:
+        """Send requests to these servers from now on; each is asked for its own models only.
+
+        Servers may share a repository: each lists all models of it, also those that another one serves.
+        """
+        known = {client.pool.url: client for client in self.clients}
+        self._owned = {
+            route.url: frozenset(name for model_id in route.models for name in _family(model_id))
+            for route in routes
+        }
+        self.clients = tuple(known.get(route.url) or TritonClient(route.url) for route in routes)
+        self._states = {client: self._states.get(client, {}) for client in self.clients}
+        self._traits = {key: traits for key, traits in self._traits.items() if key[0] in self._states}
+        gone = [client for client in known.values() if client not in self.clients]
+        await asyncio.gather(*(client.pool.close() for client in gone))
 
     async def refresh(self) -> None:
         """Ask every server for its models' states; one that does not answer has none."""
         await asyncio.gather(*(self._refresh(client) for client in self.clients))
 
-    async def refresh_forever(self) -> None:
-        while True:
-            await self.refresh()
-            await asyncio.sleep(REFRESH_SECONDS)
-
     def state(self, model_id: str) -> str:
         """READY, LOADING, UNLOADING, FAILED, UNLOADED, or UNREACHABLE when no server answers."""
-        states = [states.get(model_id + ENGINE_SUFFIX) for states in self._states.values() if states]
+        states = [
+            states.get(model_id + ENGINE_SUFFIX)
+            for client, states in self._states.items()
+            if states and self._may_have(client, model_id)
+        ]
         if not states:
             return "UNREACHABLE"
         known = [state for state in states if state is not None]
@@ -89,15 +106,23 @@ class Router:
     async def close(self) -> None:
         await asyncio.gather(*(client.pool.close() for client in self.clients))
 
+    def _may_have(self, client: TritonClient, model_id: str) -> bool:
+        owned = self._owned.get(client.pool.url)
+        return owned is None or model_id in owned
+
     async def _refresh(self, client: TritonClient) -> None:
         try:
             index = await client.index()
         except (EwError, asyncio.TimeoutError) as error:
-            if self._states[client]:
+            if self._states.get(client):
                 log.warning("tritonserver %s does not answer: %s", client.pool.url, error)
-            self._states[client] = {}
+            index = {}
+        if client not in self._states:  # taken away meanwhile
             return
-        self._states[client] = {name: _state(entry) for name, entry in index.items()}
+        owned = self._owned.get(client.pool.url)
+        self._states[client] = {
+            name: _state(entry) for name, entry in index.items() if owned is None or name in owned
+        }
         for known, model_id in tuple(self._traits):
             if known is client and self.state(model_id) != "READY":
                 del self._traits[known, model_id]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from common.config import load_config
+from common.config import DeployConfig, load_config
 from common.errors import EwError
 from proxy import metrics
 from proxy.generation import Generation, GenerationRequest
@@ -20,10 +21,13 @@ from proxy.keys import ApiKey, KeyStore
 from proxy.limits import RateLimiter
 from proxy.loading import OnDemand
 from proxy.models import Registry
-from proxy.router import Router
+from proxy.router import REFRESH_SECONDS, Router
+from proxy.routes import RoutesFile
 from proxy.settings import Settings
 from proxy.tracing import configured_tracing
 from proxy.triton_metrics import TritonMetrics
+
+log = logging.getLogger("proxy.service")
 
 
 @dataclass
@@ -48,12 +52,12 @@ class Service:
         self.registry = Registry(load_config(Path(settings.config)), settings.models)
         self.router = Router(settings.triton)
         self.triton_metrics = TritonMetrics(settings.triton_metrics)
+        self._routes = RoutesFile(Path(settings.routes)) if settings.routes else None
         self.keys = KeyStore(Path(settings.keys)) if settings.keys else None
         self.rates = RateLimiter()
         self.tracing = configured_tracing()
         shared = os.environ.get("PROMETHEUS_MULTIPROC_DIR")  # set when there are several workers
-        models = {model_id: model.config for model_id, model in self.registry.models.items()}
-        self.on_demand = OnDemand(self.router, models, Path(shared) if shared else None)
+        self.on_demand = OnDemand(self.router, self.registry.configs(), Path(shared) if shared else None)
         self.draining = False
         self.active: set[Generation] = set()
         self._per_model: Counter[str] = Counter()
@@ -61,10 +65,41 @@ class Service:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        await self.router.refresh()
+        await self.refresh()
         loop = asyncio.get_running_loop()
-        self._tasks.append(loop.create_task(self.router.refresh_forever()))
+        self._tasks.append(loop.create_task(self._refresh_forever()))
         self._tasks.append(loop.create_task(self.on_demand.unload_idle(self._per_model.__getitem__)))
+
+    async def refresh(self) -> None:
+        """Look at the routes file, if there is one, then at every server."""
+        await self._take_routes()
+        await self.router.refresh()
+
+    async def _refresh_forever(self) -> None:
+        while True:
+            await asyncio.sleep(REFRESH_SECONDS)
+            await self.refresh()
+
+    async def _take_routes(self) -> None:
+        """Servers and models as the routes file has them now; what is wrong with it leaves all as it was."""
+        try:
+            routes = self._routes.changed() if self._routes else None
+            if routes is None:
+                return
+            wanted = {model_id for route in routes for model_id in route.models}
+            entries = load_config(Path(self.settings.config)).models.items()
+            config = DeployConfig(
+                models={model_id: entry for model_id, entry in entries if model_id in wanted}
+            )
+            # Tokenizers take long to read, and streams go on meanwhile.
+            self.registry = await asyncio.to_thread(Registry, config, (), self.registry)
+        except EwError as error:
+            log.error("the routes stay as they are: %s", error)
+            return
+        await self.router.use(routes)
+        await self.triton_metrics.use(route.metrics for route in routes)
+        self.on_demand.use_models(self.registry.configs())
+        log.info("serving %s", ", ".join(self.registry.models))
 
     async def stop(self) -> None:
         self.cancel_all()
@@ -115,7 +150,7 @@ class Service:
             ServiceError: no server has the model.
         """
         with self._admitted(request.model.model_id, context):
-            await self.on_demand.use(request.model.model_id)
+            await self.on_demand.use(request.model.model_id, self.settings.load_wait)
             client = self.router.client_for(request.model.model_id)
             traits = await self.router.traits(client, request.model.model_id)
             request = replace(request, streaming=traits.decoupled)

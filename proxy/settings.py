@@ -14,6 +14,7 @@ class Settings:
     config: str
     triton: tuple[str, ...] = ("http://127.0.0.1:8000",)
     triton_metrics: tuple[str, ...] = ()
+    routes: str | None = None
     keys: str | None = None
     models: tuple[str, ...] = ()
     host: str = "127.0.0.1"
@@ -23,6 +24,7 @@ class Settings:
     max_queue: int = 1024
     max_per_key: int = 4096
     header_hold: float = 10.0
+    load_wait: float = 120.0
     request_timeout: float = 600.0
     body_timeout: float = 30.0
     write_timeout: float = 60.0

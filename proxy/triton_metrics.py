@@ -21,6 +21,11 @@ class TritonMetrics:
     def __init__(self, urls: Iterable[str]) -> None:
         self._pools = tuple(Pool(url) for url in urls)
 
+    async def use(self, urls: Iterable[str]) -> None:
+        """Ask these servers from now on."""
+        old, self._pools = self._pools, tuple(Pool(url) for url in urls)
+        await asyncio.gather(*(pool.close() for pool in old))
+
     async def text(self) -> bytes:
         """What the servers report now, and for each whether it answered; empty without servers."""
         if not self._pools:

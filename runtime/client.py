@@ -54,7 +54,7 @@ def find_endpoint(url: str | None = None, key_file: Path | None = None) -> Endpo
     """
     if url is None:
         service = state.load()
-        if service is None or service.health() not in ("ready", "broken"):
+        if service is None or service.health() not in ("ready", "degraded", "broken"):
             raise ServiceError(
                 "No service is running here.",
                 hint="Start one: ./ew start --model M; or name another with --url.",
@@ -70,7 +70,7 @@ def find_endpoint(url: str | None = None, key_file: Path | None = None) -> Endpo
 
 def of_service(service: Service, key_file: Path | None = None) -> Endpoint:
     key = _given_key(key_file) if key_file or os.environ.get(KEY_VARIABLE) else api_key(service)
-    return Endpoint("http", _address(service), service.ports.proxy, key, service.models)
+    return Endpoint("http", service.address, service.port, key, service.models)
 
 
 def stream(where: Service | Endpoint, body: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
@@ -149,10 +149,6 @@ def _given_key(key_file: Path | None) -> str:
         return key_file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"The key file {key_file} cannot be read.", why=f"{error}.") from None
-
-
-def _address(service: Service) -> str:
-    return "127.0.0.1" if service.host in ("0.0.0.0", "::") else service.host
 
 
 @contextmanager

@@ -77,9 +77,14 @@ def ensure_model(name: str | None, progress: Progress) -> str:
 def ensure_service(model: str, port: int, progress: Progress) -> Service:
     """The service that runs `model`: the one that is up, else a new one."""
     running = state.load()
-    if running is not None and running.health() == "ready" and model in running.models:
+    if running is not None and running.health() in ("ready", "degraded") and _serves(running, model):
         return running
     return lifecycle.start(StartRequest((model,), port=port), progress=progress)
+
+
+def _serves(service: Service, model: str) -> bool:
+    server = service.server_of(model)
+    return server is not None and server.alive
 
 
 def ask(service: Service, model: str, prompt: str, show: Callable[[str], None]) -> Answer:

@@ -11,7 +11,7 @@ from types import FrameType
 
 from common.errors import ServiceError
 from runtime import state, teardown
-from runtime.lifecycle import STOP_SIGNALS
+from runtime.bringup import STOP_SIGNALS
 from runtime.logs import LOGS, Follower
 from runtime.state import Service
 
@@ -34,6 +34,7 @@ def run(start: Callable[[], Service], show: Show, *, drain_seconds: float = 30.0
             _show_all(logs, show)
             _reap()
             time.sleep(TICK_SECONDS)
+            service = _current(service)
         stopped_elsewhere = not received and _is_being_stopped()
         dead = [] if received or stopped_elsewhere else _dead(service)
         teardown.stop(drain_seconds=drain_seconds) if not stopped_elsewhere else _wait_until_stopped(service)
@@ -47,8 +48,15 @@ def run(start: Callable[[], Service], show: Show, *, drain_seconds: float = 30.0
         )
 
 
+def _current(service: Service) -> Service:
+    """The service as others left it: `ew start` and `ew stop --engine` add and take away servers."""
+    return state.load() or service
+
+
 def _dead(service: Service) -> list[str]:
-    return [name for name, process in service.main_processes().items() if not process.alive]
+    """The logs of the processes that ended, but for servers that are being added or taken away."""
+    ended = ["triton" for server in service.servers if server.phase == "ready" and not server.alive]
+    return [*ended, *(["proxy"] if service.proxy and not service.proxy.alive else [])]
 
 
 def _is_being_stopped() -> bool:

@@ -14,7 +14,6 @@ from pathlib import Path
 from common.errors import EnvironmentProblem
 from common.paths import SOURCE_ROOT, home
 from runtime import pythons
-from runtime.ports import LOOPBACK
 from runtime.processes import SERVICE_VARIABLE
 from runtime.state import Service
 
@@ -55,8 +54,11 @@ def shm_prefix(service_id: str) -> str:
     return f"ew-{service_id}-"
 
 
-def proxy_command(service: Service, config: Path, drain_seconds: float = PROXY_DRAIN_SECONDS) -> Command:
-    """The proxy, at the service's host and port. It reads its keys from a file: they are never in argv."""
+def proxy_command(service: Service, config: Path) -> Command:
+    """The proxy, at the service's host and port. It reads its keys from a file: they are never in argv.
+
+    The routes file, once it is there, takes the place of the servers and models in the arguments.
+    """
     return Command(
         "proxy",
         (
@@ -64,12 +66,13 @@ def proxy_command(service: Service, config: Path, drain_seconds: float = PROXY_D
             "-m",
             "proxy",
             f"--config={config}",
-            f"--triton={service.triton_url}",
-            f"--triton-metrics=http://{LOOPBACK}:{service.ports.triton_metrics}",
+            *(f"--triton={server.url}" for server in service.servers),
+            *(f"--triton-metrics={server.metrics_url}" for server in service.servers),
+            f"--routes={home().run / 'routes.json'}",
             f"--host={service.host}",
-            f"--port={service.ports.proxy}",
+            f"--port={service.port}",
             f"--keys={home().keys}",
-            f"--drain={drain_seconds:g}",
+            f"--drain={service.drain:g}",
             *(f"--model={model}" for model in service.models),
         ),
         home().logs / "proxy.log",

@@ -1,262 +1,306 @@
-"""Start a service, told as a story: resolve, prepare, spawn, wait until ready; undo everything on failure."""
+"""Start a service or add to it, told as a story: resolve, plan, prepare, bring up."""
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
-import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from types import FrameType
 from typing import Any
 
 from common.config import DeployConfig, Engine
-from common.errors import Interrupted, ResourceError, ServiceError
+from common.errors import ServiceError, UsageError
 from common.paths import home
 from runtime import launch, loading, logs, ports, probe, state
-from runtime.doctor.diagnosis import diagnose
-from runtime.launch import PROXY_DRAIN_SECONDS, Command
-from runtime.launchers import LaunchPlan
+from runtime.bringup import Draft, bring_up
+from runtime.groups import Group, groups_of
+from runtime.launch import PROXY_DRAIN_SECONDS
 from runtime.launchers.service import LaunchOptions, ensure_image, plan_service
 from runtime.models import resolve_models, save_new_entries
-from runtime.processes import ProcessRef, boot_id
-from runtime.state import Ports, Service
-from runtime.teardown import clean_up_remains, take_down
+from runtime.ports import TritonPorts
+from runtime.processes import boot_id
+from runtime.state import Server, Service
+from runtime.teardown import choose, clean_up_remains, take_down, take_down_server
 
-READY_POLL_SECONDS = 0.05
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-PREFERRED_TRITON_PORTS = (8000, 8001, 8002)
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 8080
 
 Progress = Callable[[str], None]
-Children = dict[str, subprocess.Popen[bytes]]
-Reserved = list[socket.socket]  # ports of the proxy, tritonserver HTTP, gRPC and metrics
+Reserved = dict[str, list[socket.socket]]  # ports by server id, or "proxy"
 
 
 @dataclass(frozen=True)
 class StartRequest:
-    """What `ew start` was asked for; `timeout` limits getting ready, `drain` running streams; in seconds."""
+    """What `ew start` was asked for; `timeout` limits getting ready, `drain` running streams; in seconds.
+
+    Without `engine` each model has the one of its entry; host and port are those of the running service, else
+    the defaults. `envs` are environments by name, at most one for each engine.
+    """
 
     models: tuple[str, ...]
-    engine: Engine = "cpu"
-    host: str = "127.0.0.1"
-    port: int = 8080
+    engine: Engine | None = None
+    host: str | None = None
+    port: int | None = None
     timeout: float = 300.0
     launch: LaunchOptions = LaunchOptions()
     drain: float = PROXY_DRAIN_SECONDS
+    envs: tuple[str, ...] = ()
 
 
-def plan(request: StartRequest) -> tuple[LaunchPlan, list[Command]]:
+def plan(request: StartRequest) -> Draft:
     """How it would be started, here or on a machine with GPUs; writes nothing."""
-    config, model_ids = resolve_models(list(request.models), request.engine)
-    with _reserved_ports(request) as reserved:
-        service = _new_service(request, model_ids, reserved)
-    launch_plan = plan_service(service, config, request.launch, dry_run=True)
-    return launch_plan, _commands(service, launch_plan, request.drain)
+    config, models = resolve_models(list(request.models), request.engine)
+    recorded = state.load()
+    standing = recorded if recorded and recorded.health() in ("ready", "degraded") else None
+    groups = _missing_groups(config, models, request, standing)
+    with _reserved_ports(request, groups, standing) as reserved:
+        return _draft(config, groups, request, standing, reserved, dry_run=True)
 
 
 def start(request: StartRequest, *, progress: Progress = lambda text: None) -> Service:
-    """Bring a service up and return it when it is ready; on failure nothing is left running.
+    """Bring models up and return the service when they are ready; on failure nothing of them is left running.
+
+    A service that runs already gets another tritonserver behind its proxy, and what was unloaded is loaded.
 
     Raises:
-        ServiceError: something runs already (`already_running`), or it did not get ready (`start_failed`).
+        ServiceError: all of it runs already (`already_running`), or it did not get ready (`start_failed`).
         ConfigError, PackageError, RepositoryError, EnvironmentProblem, ResourceError: found before that.
     """
     with state.exclusive():
-        if running := _load_again(request, progress):
-            return running
-        _refuse_if_running()
-        clean_up_remains()
-        config, model_ids = resolve_models(list(request.models), request.engine)
-        with _reserved_ports(request) as reserved:
-            service = _new_service(request, model_ids, reserved)
-            launch_plan = plan_service(service, config, request.launch)
-            if request.engine != "cpu":
-                progress(f"launcher: {launch_plan.launcher} ({launch_plan.reason})")
-            for warning in launch_plan.warnings:
-                progress(f"warning: {warning}")
-            ensure_image(launch_plan, progress)
-            save_new_entries(config, model_ids)
-            service = service.with_changes(launcher=launch_plan.launcher, stop_command=launch_plan.stop)
-            progress("rendering the model repository")
-            _prepare(config, service)
-            commands = _commands(service, launch_plan, request.drain)
-            return _bring_up(service, commands, reserved, request.timeout, progress)
+        config, models = resolve_models(list(request.models), request.engine)
+        standing = _what_stands(progress)
+        if standing:
+            _refuse_other_address(standing, request)
+        groups = _missing_groups(config, models, request, standing)
+        unloaded = _unloaded(standing, models)
+        if standing and standing.proxy and standing.proxy.alive and not groups:
+            if not unloaded:
+                raise _already_running(standing)
+            service = standing
+        else:
+            service = _start_groups(config, groups, request, standing, progress)
+        for model in unloaded:
+            progress(f"loading {model}")
+            loading.load(model)
+        return service
 
 
-def last_request(service: Service) -> StartRequest:
-    """What the recorded service was started with."""
-    fields = {**service.request, "models": tuple(service.request["models"])}
-    lists = fields["launch"].items()
-    options: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in lists
-    }
-    return StartRequest(**{**fields, "launch": LaunchOptions(**options)})
+def restart(
+    *,
+    drain_seconds: float = 30.0,
+    progress: Progress = lambda text: None,
+    engine: Engine | None = None,
+    env: str | None = None,
+) -> Service:
+    """Stop the service, or its servers of an engine or environment, and start the same with the same options.
+
+    Packages and configuration are read again, before anything is stopped.
+
+    Raises:
+        ServiceError: nothing is recorded, or as in `start`.
+    """
+    with state.exclusive():
+        service = state.load()
+        if service is None:
+            raise ServiceError(
+                "Nothing is running.", hint="Start with: ./ew start --model ID", code="not_running"
+            )
+        chosen = choose(service, engine, env)
+        groups = [Group(server.engine, server.models, launch_options(server)) for server in chosen]
+        config, _ = resolve_models([model for group in groups for model in group.models], None)
+        standing = _without(service, chosen, drain_seconds, progress)
+        return _start_groups(config, groups, as_request(service), standing, progress)
 
 
-@contextmanager
-def _reserved_ports(request: StartRequest) -> Iterator[Reserved]:
-    with ExitStack() as open_sockets:
-        reserved = [ports.require(request.port, request.host), *ports.reserve(PREFERRED_TRITON_PORTS)]
-        for kept in reserved:
-            open_sockets.enter_context(kept)
-        yield reserved
-
-
-def _new_service(request: StartRequest, model_ids: tuple[str, ...], reserved: Reserved) -> Service:
-    return Service(
-        service_id=uuid.uuid4().hex[:12],
-        phase="starting",
-        boot_id=boot_id(),
-        started_at=time.time(),
-        engine=request.engine,
-        models=model_ids,
-        host=request.host,
-        ports=Ports(*map(ports.port_of, reserved)),
-        key_file=str(home().run / "api_key"),
-        request={**asdict(request), "models": model_ids},
+def as_request(service: Service) -> StartRequest:
+    """What brings the recorded service up again at its address."""
+    return StartRequest(
+        service.models, None, service.host, service.port, service.timeout, drain=service.drain
     )
 
 
-def _commands(service: Service, launch_plan: LaunchPlan, drain: float) -> list[Command]:
-    return [launch_plan.command, launch.proxy_command(service, home().config, drain)]
+def launch_options(server: Server) -> LaunchOptions:
+    """What the recorded server was launched with."""
+    options = server.options.items()
+    fields: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in options
+    }
+    return LaunchOptions(**fields)
 
 
-def _load_again(request: StartRequest, progress: Progress) -> Service | None:
-    """The running service, when all it lacks of what is asked for are models that were unloaded."""
+def _what_stands(progress: Progress) -> Service | None:
+    """The service with its live servers; what is left of dead ones is cleaned up."""
     service = state.load()
-    if service is None or service.health() != "ready":
+    # We hold the lock: what is still "starting" or "stopping" was left by a crash.
+    if service is None or service.health() in ("stale", "starting", "stopping"):
+        clean_up_remains()
         return None
-    loaded = probe.loaded_models(service.ports.triton_http)
-    absent = [model for model in request.models if loaded.get(f"{model}-tensorrt_llm") != "READY"]
-    if not absent or not set(request.models) <= set(service.models):
+    dead = [server for server in service.servers if not (server.alive and server.phase == "ready")]
+    if len(dead) == len(service.servers):
+        clean_up_remains()
         return None
-    for model in absent:
-        progress(f"loading {model}")
-        loading.load(model)
+    for server in dead:
+        progress(f"cleaning up after the tritonserver of {', '.join(server.models)}, which had ended")
+        service, _ = take_down_server(service, server, 0, lambda text: None)
     return service
 
 
-def _refuse_if_running() -> None:
-    # We hold the lock: a service still "starting" or "stopping" was left by a crash and is cleaned up.
-    service = state.load()
-    if service is None or service.health() != "ready":
+def _without(
+    service: Service, chosen: Sequence[Server], drain_seconds: float, progress: Progress
+) -> Service | None:
+    """The service after these servers were taken down; None when nothing of it is left."""
+    if service.health() == "stale":
+        clean_up_remains()
+        return None
+    if len(chosen) == len(service.servers):
+        take_down(service, drain_seconds, progress)
+        return None
+    for server in chosen:
+        service, _ = take_down_server(service, server, drain_seconds, progress)
+    return service
+
+
+def _missing_groups(
+    config: DeployConfig, models: Sequence[str], request: StartRequest, standing: Service | None
+) -> list[Group]:
+    served = standing.models if standing else ()
+    missing = [model for model in models if model not in served]
+    return groups_of(config, missing, request.launch, request.envs if missing else ())
+
+
+def _unloaded(standing: Service | None, models: Sequence[str]) -> list[str]:
+    """Those of `models` that a running server has, but not loaded."""
+    found = []
+    for model in models:
+        server = standing.server_of(model) if standing else None
+        if server and probe.loaded_models(server.ports.http).get(f"{model}-tensorrt_llm") != "READY":
+            found.append(model)
+    return found
+
+
+def _refuse_other_address(service: Service, request: StartRequest) -> None:
+    if request.port in (None, service.port) and request.host in (None, service.host):
         return
-    raise ServiceError(
+    raise UsageError(
+        f"The service that runs listens on {service.host}:{service.port}; models are added to it there.",
+        hint="Leave --host and --port out; or end it first: ./ew stop",
+        code="other_address",
+    )
+
+
+def _already_running(service: Service) -> ServiceError:
+    pids = ", ".join(str(server.process.pid) for server in service.servers if server.process)
+    return ServiceError(
         f"Already running: {', '.join(service.models)} at {service.url}.",
-        why=f"tritonserver has pid {service.triton.pid if service.triton else 'unknown'}.",
+        why=f"tritonserver has pid {pids}.",
         hint="Look with ./ew status, or end it first: ./ew stop",
         code="already_running",
     )
 
 
-def _prepare(config: DeployConfig, service: Service) -> None:
+def _start_groups(
+    config: DeployConfig,
+    groups: Sequence[Group],
+    request: StartRequest,
+    standing: Service | None,
+    progress: Progress,
+) -> Service:
+    """Everything from free ports to ready; the caller holds the lock."""
+    with _reserved_ports(request, groups, standing) as reserved:
+        draft = _draft(config, groups, request, standing, reserved)
+        for server in draft.new_servers:
+            _announce(draft, server, progress)
+        save_new_entries(config, [model for group in groups for model in group.models])
+        progress("rendering the model repository")
+        _prepare(config, draft)
+        return bring_up(draft, reserved, request.timeout, progress)
+
+
+def _announce(draft: Draft, server: Server, progress: Progress) -> None:
+    """Say how a server is launched where there was a choice; pull its image before the clock runs."""
+    launch_plan = draft.plans[server.server_id]
+    if server.engine != "cpu":
+        progress(f"launcher of {server.engine}: {launch_plan.launcher} ({launch_plan.reason})")
+    for warning in launch_plan.warnings:
+        progress(f"warning: {warning}")
+    ensure_image(launch_plan, progress)
+
+
+@contextmanager
+def _reserved_ports(
+    request: StartRequest, groups: Sequence[Group], standing: Service | None
+) -> Iterator[Reserved]:
+    """Ports for the proxy, unless it runs, and for each group under its number."""
+    with ExitStack() as open_sockets:
+        reserved: Reserved = {}
+        if standing is None or not (standing.proxy and standing.proxy.alive):
+            address = standing or request
+            reserved["proxy"] = [ports.require(address.port or DEFAULT_PORT, address.host or DEFAULT_HOST)]
+        for number, _ in enumerate(groups):
+            reserved[str(number)] = ports.reserve(TritonPorts().as_tuple())
+        for kept in (socket for sockets in reserved.values() for socket in sockets):
+            open_sockets.enter_context(kept)
+        yield reserved
+
+
+def _draft(
+    config: DeployConfig,
+    groups: Sequence[Group],
+    request: StartRequest,
+    standing: Service | None,
+    reserved: Reserved,
+    *,
+    dry_run: bool = False,
+) -> Draft:
+    service = standing or _new_service(request)
+    plans = {}
+    for number, group in enumerate(groups):
+        server = _new_server(service, group, TritonPorts(*map(ports.port_of, reserved[str(number)])))
+        launch_plan = plan_service(server, config, group.options, dry_run=dry_run)
+        plans[server.server_id] = launch_plan
+        server = server.with_changes(launcher=launch_plan.launcher, stop_command=launch_plan.stop)
+        service = service.with_server(server)
+    return Draft(service, plans, standing, starts_proxy="proxy" in reserved)
+
+
+def _new_service(request: StartRequest) -> Service:
+    return Service(
+        service_id=uuid.uuid4().hex[:12],
+        phase="starting",
+        boot_id=boot_id(),
+        started_at=time.time(),
+        host=request.host or DEFAULT_HOST,
+        port=request.port or DEFAULT_PORT,
+        key_file=str(home().run / "api_key"),
+        timeout=request.timeout,
+        drain=request.drain,
+    )
+
+
+def _new_server(service: Service, group: Group, listening: TritonPorts) -> Server:
+    return Server(
+        server_id=service.next_server_id(),
+        engine=group.engine,
+        models=group.models,
+        ports=listening,
+        started_at=time.time(),
+        options=asdict(group.options),
+    )
+
+
+def _prepare(config: DeployConfig, draft: Draft) -> None:
     # Imported here: `ew stop` and `ew status` need neither templates nor protobuf.
     from builder.render import render
     from proxy.keys import ensure_first_key
     from worker.backend import install_backend
 
-    render(config, home(), only=list(service.models))
-    if service.launcher == "pytriton":
+    models = [model for server in draft.new_servers for model in server.models]
+    if models:
+        render(config, home(), only=models)
+    if any(server.launcher == "pytriton" for server in draft.new_servers):
         install_backend(launch.backend_folder())
     ensure_first_key(home().keys)
-    logs.rotate()
-
-
-def _bring_up(
-    service: Service, commands: list[Command], reserved: Reserved, timeout: float, progress: Progress
-) -> Service:
-    state.save(service)
-    try:
-        with _signals_interrupt():
-            kept = {"proxy": reserved[:1], "triton": reserved[1:]}
-            children = {command.name: _spawn(command, kept[command.name]) for command in commands}
-            refs = {name: ProcessRef.of(child.pid) for name, child in children.items()}
-            service = state.save(service.with_changes(**refs))
-            _wait_until_ready(service, children, timeout, progress)
-            elapsed = time.time() - service.started_at
-            return state.save(service.with_changes(phase="ready", ready_after=round(elapsed, 3)))
-    except KeyboardInterrupt:
-        take_down(service, 0, progress)
-        raise Interrupted("Interrupted; everything that was started is stopped again.") from None
-    except BaseException:  # whatever happened: a service that is not ready must not stay
-        take_down(service, 0, progress)
-        raise
-
-
-def _spawn(command: Command, reserved: Reserved) -> subprocess.Popen[bytes]:
-    """Start in a session of its own, so that a closed terminal does not end it; it inherits `reserved`."""
-    try:
-        with command.log.open("ab") as log:
-            return subprocess.Popen(
-                command.arguments,
-                env={**os.environ, **command.environment},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=home().root,
-                start_new_session=True,
-                pass_fds=[kept.fileno() for kept in reserved],
-            )
-    except OSError as error:
-        raise ResourceError(f"{command.name} cannot be started.", why=f"{error}.") from error
-
-
-def _wait_until_ready(service: Service, children: Children, timeout: float, progress: Progress) -> None:
-    progress("loading " + ", ".join(service.models))
-    deadline = time.monotonic() + timeout
-    while not _is_ready(service):
-        for name, child in children.items():
-            if (code := child.poll()) is not None:
-                raise _start_failed(name, f"{name} ended with exit code {code}.")
-        if time.monotonic() > deadline:
-            raise _start_failed("triton", f"Not ready after {timeout:.0f} s.")
-        time.sleep(READY_POLL_SECONDS)
-
-
-def _is_ready(service: Service) -> bool:
-    port = service.ports.triton_http
-    engines = tuple(f"{model}-tensorrt_llm" for model in service.models)
-    if probe.triton_name(port) != service.triton_name or not probe.triton_ready(
-        port, service.models + engines
-    ):
-        return False
-    return probe.is_ok(service.ports.proxy, "/health/ready", host=_probe_host(service))
-
-
-def _probe_host(service: Service) -> str:
-    return "127.0.0.1" if service.host in ("0.0.0.0", "::") else service.host
-
-
-def _start_failed(name: str, what: str) -> ServiceError:
-    """The failure with the lines that name its cause; for tritonserver it may be in the worker's log."""
-    sources = ("worker", "triton") if name == "triton" else (name,)
-    lines = [line for source in sources for line in (logs.troubles(source) or logs.tail(source, 3))]
-    known = diagnose(sources)
-    parts = [f"{known.cause} [{known.id}]"] if known else []
-    parts += ["the logs say", *(f"    {line}" for line in lines)] if lines else []
-    mend = f"{known.fix} " if known else ""
-    return ServiceError(
-        f"The service did not start: {what}",
-        why="\n".join(parts),
-        hint=f"{mend}Read it all with ./ew logs {name}; everything was stopped again.",
-        code="start_failed",
-    )
-
-
-@contextmanager
-def _signals_interrupt() -> Iterator[None]:
-    """While starting, SIGTERM and SIGHUP undo what was started, as Ctrl-C does."""
-
-    def interrupt(signal_number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    previous = {number: signal.signal(number, interrupt) for number in STOP_SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    if draft.standing is None:
+        logs.rotate()

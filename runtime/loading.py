@@ -10,6 +10,7 @@ import psutil
 from common.errors import ServiceError, UsageError
 from runtime import client, state
 from runtime.processes import ProcessRef, wait_gone
+from runtime.roles import worker_name
 from runtime.state import Service
 
 WORKER_END_SECONDS = 30.0
@@ -59,20 +60,9 @@ def workers_of(service: Service, model: str) -> list[ProcessRef]:
     return [process for process in service.live_processes() if worker_name(process.pid) == model]
 
 
-def worker_name(pid: int) -> str | None:
-    """The model that a worker process serves; None for every other process."""
-    try:
-        command = psutil.Process(pid).cmdline()
-    except psutil.Error:
-        return None
-    if "worker" not in command or "--name" not in command[:-1]:
-        return None
-    return command[command.index("--name") + 1].removesuffix("-tensorrt_llm")
-
-
 def _serving(model: str) -> Service:
     service = state.load()
-    if service is None or service.health() != "ready":
+    if service is None or service.health() not in ("ready", "degraded"):
         raise ServiceError("No service is running.", hint="Look with ./ew status.", code="not_running")
     if model not in service.models:
         raise UsageError(

@@ -6,8 +6,9 @@ import os
 import re
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import ResourceError, UsageError
@@ -16,12 +17,17 @@ from common.paths import home
 LOGS = ("triton", "worker", "proxy")
 KEPT = 3  # older runs of each log, as NAME.log.1 to NAME.log.3
 POLL_SECONDS = 0.1
+SEARCHED = 20_000  # lines of a log, among which those of one model are looked for
 # What names a cause; tritonserver's banner and tables don't.
 TROUBLE = re.compile(
     r"^E\d{4}|\berror\b|\bfailed\b|exception|traceback|out of memory|no space left", re.IGNORECASE
 )
+# How a record begins: tritonserver's letter and date, the worker's time, the proxy's JSON.
+RECORD = re.compile(r"[IWEF]\d{4} |\d{4}-\d\d-\d\d |\{\"")
 # tritonserver logs these at error level on every machine without a GPU.
-HARMLESS = re.compile(r"CudaDriverHelper|pinned system memory|NVML")
+HARMLESS = re.compile(
+    r"CudaDriverHelper|pinned system memory|unable to create stream for |NVML(?!.*mismatch)"
+)
 
 
 def log_path(name: str) -> Path:
@@ -54,32 +60,98 @@ def tail(name: str, lines: int) -> list[str]:
     return []
 
 
+def marks() -> dict[str, int]:
+    """Where each log ends now, in bytes."""
+    return {name: log_path(name).stat().st_size for name in LOGS if log_path(name).is_file()}
+
+
+def since(name: str, marks: Mapping[str, int], most: int = 4000) -> list[str]:
+    """The last `most` lines that came after `marks`; all where the log began again since then."""
+    with suppress(FileNotFoundError), log_path(name).open("rb") as file:
+        before = marks.get(name, 0)
+        file.seek(before if before <= os.fstat(file.fileno()).st_size else 0)
+        return [line.decode("utf-8", "replace").rstrip("\n") for line in deque(file, maxlen=most)]
+    return []
+
+
 def troubles(name: str, limit: int = 6) -> list[str]:
     """The last lines that name a cause."""
-    lines = (line.strip() for line in tail(name, 400))
-    return [line for line in lines if TROUBLE.search(line) and not HARMLESS.search(line)][-limit:]
+    return troubles_in(tail(name, 400), limit)
 
 
-def chosen(name: str | None) -> tuple[str, ...]:
-    """The logs that `name` means; all of them for None."""
+def troubles_in(lines: Iterable[str], limit: int = 6) -> list[str]:
+    """Those of `lines` that name a cause, the last ones."""
+    stripped = (line.strip() for line in lines)
+    return [line for line in stripped if TROUBLE.search(line) and not HARMLESS.search(line)][-limit:]
+
+
+class ModelFilter:
+    """Passes the lines that name a model or one of its Triton models, each with what continues it.
+
+    A line that does not begin as a record does, such as one of a traceback, continues the one before it.
+    """
+
+    def __init__(self, model: str) -> None:
+        self._mentions = re.compile(rf"(?<![\w.-]){re.escape(model)}(?:-[a-z_]+)?(?![\w-])")
+        self._belongs = False
+
+    def __call__(self, line: str) -> bool:
+        if RECORD.match(line):
+            self._belongs = bool(self._mentions.search(line))
+        return self._belongs
+
+
+@dataclass(frozen=True)
+class View:
+    """Some logs, whole or as far as they speak of one model."""
+
+    names: tuple[str, ...]
+    model: str | None = None
+
+    def tail(self, name: str, lines: int) -> list[str]:
+        """The last `lines` of a log that belong to the view."""
+        if self.model is None:
+            return tail(name, lines)
+        found = list(filter(ModelFilter(self.model), tail(name, SEARCHED)))
+        return found[-lines:] if lines else []
+
+    def follower(self) -> Follower:
+        return Follower(self.names, model=self.model)
+
+
+def chosen(name: str | None, models: Iterable[str] = ()) -> View:
+    """The view that `name` means: a log, or one of `models`; all logs for None.
+
+    Raises:
+        UsageError: it is neither.
+    """
     if name is None:
-        return LOGS
-    if name not in LOGS:
-        raise UsageError(f"There is no log {name!r}.", hint=f"Use one of {', '.join(LOGS)}.")
-    return (name,)
+        return View(LOGS)
+    if name in LOGS:
+        return View((name,))
+    if name in models:
+        return View(LOGS, name)
+    raise UsageError(f"There is no log or model {name!r}.", hint=f"Use one of {', '.join([*LOGS, *models])}.")
 
 
 class Follower:
-    """New lines of some logs as they are written, from `start_at_end` or from their beginning."""
+    """New lines of some logs as they are written, from `start_at_end` or from their beginning.
 
-    def __init__(self, names: tuple[str, ...], *, start_at_end: bool = True) -> None:
+    With `model`, only those that speak of it.
+    """
+
+    def __init__(
+        self, names: tuple[str, ...], *, start_at_end: bool = True, model: str | None = None
+    ) -> None:
         self._tails = [_Tail(name, start_at_end) for name in names]
+        self._filters = {name: ModelFilter(model) for name in names if model}
 
     def new_lines(self) -> Iterator[tuple[str, str]]:
         """(log, line) for all that came since the last call; unfinished lines wait."""
         for log in self._tails:
             for line in log.new_lines():
-                yield log.name, line
+                if log.name not in self._filters or self._filters[log.name](line):
+                    yield log.name, line
 
     def follow(self) -> Iterator[tuple[str, str]]:
         """(log, line) for ever."""

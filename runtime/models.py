@@ -13,11 +13,14 @@ from common.config import DeployConfig, Engine, ModelConfig, load_config, parse_
 from common.errors import ConfigError, UsageError
 from common.paths import home
 
+DEFAULT_ENGINE: Engine = "cpu"
 
-def resolve_models(names: list[str], engine: Engine) -> tuple[DeployConfig, tuple[str, ...]]:
+
+def resolve_models(names: list[str], engine: Engine | None) -> tuple[DeployConfig, tuple[str, ...]]:
     """The config and the model ids that `names` mean.
 
-    A new package folder gets an entry in the returned config only; `save_new_entries` writes it to the file,
+    Without `engine` each model has its entry's, and a new package the cpu engine. A new package folder gets
+    an entry in the returned config only; `save_new_entries` writes it to the file,
     once it is clear that it can be served.
 
     Raises:
@@ -28,7 +31,7 @@ def resolve_models(names: list[str], engine: Engine) -> tuple[DeployConfig, tupl
     config = _config()
     ids = []
     for name in names:
-        model_id, entry = _find(name, engine, config)
+        model_id, entry = _find(name, engine or DEFAULT_ENGINE, config)
         _check(model_id, entry, engine)
         config.models[model_id] = entry
         ids.append(model_id)
@@ -115,14 +118,31 @@ def _new_entry(package: Package, engine: Engine, config: DeployConfig) -> tuple[
     return model_id, entry_for(package, engine)
 
 
-def _check(model_id: str, entry: ModelConfig, engine: Engine) -> None:
-    if entry.engine != engine:
+def _check(model_id: str, entry: ModelConfig, engine: Engine | None) -> None:
+    if engine not in (None, entry.engine):
         raise ConfigError(
             f"Model {model_id!r} is configured for the engine {entry.engine}, not {engine}.",
             hint=f"Use --engine {entry.engine}, or change models.{model_id}.engine in {home().config}.",
             code="engine_mismatch",
         )
+    _check_cache(model_id, entry)
     load_package(home().resolve(entry.model_path))
+
+
+def _check_cache(model_id: str, entry: ModelConfig) -> None:
+    """A prompt and its first token must fit the KV cache, or the longest prompts are refused for ever."""
+    tokens = entry.kv_cache_tokens
+    if tokens is None or tokens > entry.max_input_len:
+        return
+    raise ConfigError(
+        f"The KV cache of {model_id!r} is too small for its prompts: kv_cache_tokens is {tokens}, "
+        f"max_input_len {entry.max_input_len}.",
+        why="A request needs room for its prompt and at least one token of its answer.",
+        hint=f"Raise models.{model_id}.kv_cache_tokens in {home().config} to "
+        f"{entry.max_input_len + entry.max_output_len} (both lengths together), lower max_input_len "
+        "or leave kv_cache_tokens out to have it from memory.",
+        code="kv_cache_too_small",
+    )
 
 
 def _shown_path(folder: Path) -> str:

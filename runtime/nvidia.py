@@ -51,6 +51,20 @@ def inspect() -> Nvidia:
     return Nvidia(rows[0][5], parse_cuda(banner), tuple(_gpu(row) for row in rows))
 
 
+def memory_by_process() -> dict[int, int]:
+    """GPU memory in bytes by process id; empty without a GPU, and where the driver hides other processes."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return {}
+    listing = _ask([program, "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"])
+    used: dict[int, int] = {}
+    for line in listing.stdout.splitlines() if listing.returncode == 0 else ():
+        pid, _, memory = (part.strip() for part in line.partition(","))
+        if pid.isdigit():  # a process on several GPUs has a line for each
+            used[int(pid)] = used.get(int(pid), 0) + _bytes(memory)
+    return used
+
+
 def parse_cuda(banner: str) -> str | None:
     """The "CUDA Version: 13.0" of nvidia-smi's banner."""
     match = re.search(r"CUDA Version:\s*(\d+\.\d+)", banner)

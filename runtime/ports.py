@@ -9,12 +9,25 @@ from __future__ import annotations
 
 import random
 import socket
+from dataclasses import dataclass
 
 from common.errors import ResourceError, UsageError
 
 LOOPBACK = "127.0.0.1"
 # Below Linux's range for outgoing connections: one of them could take a port that nobody listens on yet.
 UNASSIGNED = (20000, 32000)
+
+
+@dataclass(frozen=True)
+class TritonPorts:
+    """Where one tritonserver listens, on loopback; its usual ports."""
+
+    http: int = 8000
+    grpc: int = 8001
+    metrics: int = 8002
+
+    def as_tuple(self) -> tuple[int, int, int]:
+        return (self.http, self.grpc, self.metrics)
 
 
 def is_free(port: int, host: str = LOOPBACK) -> bool:

@@ -42,10 +42,13 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
-def processes_of_service(service_id: str) -> list[ProcessRef]:
-    """Every live process that carries the service's mark, whoever its parent is now."""
-    mark = f"{SERVICE_VARIABLE}={service_id}".encode()
-    found = (ProcessRef.of(pid) for pid in _pids() if mark in _environment(pid))
+def processes_of(name: str) -> list[ProcessRef]:
+    """Every live process with the mark of a service or of one of its servers, whoever its parent is now.
+
+    A server's mark is its service's with `-NUMBER` behind it.
+    """
+    mark = f"{SERVICE_VARIABLE}={name}".encode()
+    found = (ProcessRef.of(pid) for pid in _pids() if _carries(mark, _environment(pid)))
     return [process for process in found if process]
 
 
@@ -77,6 +80,10 @@ def _pids() -> Iterator[int]:
     for entry in os.scandir("/proc"):
         if entry.name.isdigit() and int(entry.name) != own:
             yield int(entry.name)
+
+
+def _carries(mark: bytes, environment: list[bytes]) -> bool:
+    return any(entry == mark or entry.startswith(mark + b"-") for entry in environment)
 
 
 def _environment(pid: int) -> list[bytes]:

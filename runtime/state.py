@@ -10,20 +10,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 from common import atomic
+from common.config import Engine
 from common.errors import ServiceError
 from common.paths import home
 from runtime.locks import Busy, file_lock
-from runtime.processes import ProcessRef, boot_id, processes_of_service
+from runtime.ports import TritonPorts
+from runtime.processes import ProcessRef, boot_id, processes_of
 
 LOCK_PATIENCE = 0.5  # `changing` holds the lock for an instant, too
 
 Phase = Literal["starting", "ready", "stopping"]
-Health = Literal["stopped", "stale", "starting", "ready", "stopping", "broken"]
+Health = Literal["stopped", "stale", "starting", "ready", "degraded", "stopping", "broken"]
 
 
 @dataclass(frozen=True)
 class Ports:
-    """Where things listen. tritonserver's three are on loopback only."""
+    """Where the proxy and the first tritonserver listen."""
 
     proxy: int
     triton_http: int
@@ -32,56 +34,127 @@ class Ports:
 
 
 @dataclass(frozen=True)
+class Server:
+    """One tritonserver: the models of one engine in one environment. Times are Unix seconds.
+
+    `options` are those it was launched with, for `restart`. `stop_command` ends what outlives the process,
+    such as a container.
+    """
+
+    server_id: str
+    engine: Engine
+    models: tuple[str, ...]
+    ports: TritonPorts
+    started_at: float
+    phase: Phase = "starting"
+    options: dict[str, Any] = field(default_factory=dict)
+    process: ProcessRef | None = None
+    launcher: str = "pytriton"
+    stop_command: tuple[str, ...] = ()
+    ready_after: float | None = None
+
+    @property
+    def name(self) -> str:
+        """What this tritonserver calls itself: another one at the same port is not taken for it."""
+        return f"ew-{self.server_id}"
+
+    @property
+    def env(self) -> str | None:
+        """The engine's environment by name; None is the base one, or the server's own."""
+        return self.options.get("env")
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.ports.http}"
+
+    @property
+    def metrics_url(self) -> str:
+        return f"http://127.0.0.1:{self.ports.metrics}"
+
+    @property
+    def alive(self) -> bool:
+        return self.process is not None and self.process.alive
+
+    def live_processes(self) -> list[ProcessRef]:
+        """Every process of this server, orphans included."""
+        return processes_of(self.server_id)
+
+    def with_changes(self, **changes: Any) -> Server:
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True)
 class Service:
-    """One service: a tritonserver and the proxy in front of it. Times are Unix seconds."""
+    """The proxy and the tritonservers behind it. Times are Unix seconds, `timeout` and `drain` seconds."""
 
     service_id: str
     phase: Phase
     boot_id: str
     started_at: float
-    engine: str
-    models: tuple[str, ...]
     host: str
-    ports: Ports
+    port: int
     key_file: str
-    triton: ProcessRef | None = None
+    servers: tuple[Server, ...] = ()
     proxy: ProcessRef | None = None
     ready_after: float | None = None
-    launcher: str = "pytriton"
-    stop_command: tuple[str, ...] = ()  # ends what outlives its process, such as a container
-    request: dict[str, Any] = field(default_factory=dict)  # what `start` was asked for, for `restart`
+    timeout: float = 300.0
+    drain: float = 25.0
 
     @property
     def url(self) -> str:
         host = "localhost" if self.host in ("0.0.0.0", "127.0.0.1", "::") else self.host
-        return f"http://{host}:{self.ports.proxy}"
+        return f"http://{host}:{self.port}"
 
     @property
-    def triton_url(self) -> str:
-        return f"http://127.0.0.1:{self.ports.triton_http}"
+    def address(self) -> str:
+        """Where this machine reaches the proxy."""
+        return "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
 
     @property
-    def triton_name(self) -> str:
-        """What our tritonserver calls itself: another one at the same port is not taken for it."""
-        return f"ew-{self.service_id}"
+    def models(self) -> tuple[str, ...]:
+        return tuple(model for server in self.servers for model in server.models)
 
-    def main_processes(self) -> dict[str, ProcessRef]:
-        """tritonserver and the proxy, as far as they were started."""
-        mains = {"triton": self.triton, "proxy": self.proxy}
-        return {name: process for name, process in mains.items() if process}
+    @property
+    def ports(self) -> Ports:
+        return Ports(self.port, *self.servers[0].ports.as_tuple())
+
+    def server_of(self, model: str) -> Server | None:
+        return next((server for server in self.servers if model in server.models), None)
+
+    def main_processes(self) -> list[tuple[str, ProcessRef]]:
+        """The tritonservers and the proxy, as far as they were started, each with the name of its log."""
+        mains = [*(("triton", server.process) for server in self.servers), ("proxy", self.proxy)]
+        return [(name, process) for name, process in mains if process]
 
     def live_processes(self) -> list[ProcessRef]:
         """Every process of this service, orphans included; none after a reboot."""
-        return processes_of_service(self.service_id) if self.boot_id == boot_id() else []
+        return processes_of(self.service_id) if self.boot_id == boot_id() else []
 
     def health(self) -> Health:
-        """The recorded phase, checked against the two main processes."""
-        mains = [process for process in self.main_processes().values() if process.alive]
-        if self.boot_id != boot_id() or not (mains or self.live_processes()):
+        """The recorded phase, checked against the main processes; degraded: only some tritonservers live."""
+        alive = any(process.alive for _, process in self.main_processes())
+        if self.boot_id != boot_id() or not (alive or self.live_processes()):
             return "stale"
-        if self.phase == "ready" and len(mains) < 2:
+        if self.phase != "ready":
+            return self.phase
+        # One that is being added or taken away does not count.
+        serving = [server.alive for server in self.servers if server.phase == "ready"]
+        if not any(serving) or self.proxy is None or not self.proxy.alive:
             return "broken"
-        return self.phase
+        return "ready" if all(serving) else "degraded"
+
+    def next_server_id(self) -> str:
+        taken = [int(server.server_id.rpartition("-")[2]) for server in self.servers]
+        return f"{self.service_id}-{max(taken, default=0) + 1}"
+
+    def with_server(self, changed: Server) -> Service:
+        """This service with that server, in the place of the one with its id or behind all others."""
+        known = [changed if one.server_id == changed.server_id else one for one in self.servers]
+        return self.with_changes(servers=tuple(known if changed in known else [*known, changed]))
+
+    def without_server(self, gone: Server) -> Service:
+        left = tuple(server for server in self.servers if server.server_id != gone.server_id)
+        return self.with_changes(servers=left)
 
     def with_changes(self, **changes: Any) -> Service:
         return replace(self, **changes)
@@ -150,10 +223,19 @@ def _lock_path() -> Path:
 
 
 def _parse(document: dict[str, Any]) -> Service:
-    fields = dict(document)
-    fields["ports"] = Ports(**fields["ports"])
-    fields["models"] = tuple(fields["models"])
-    fields["stop_command"] = tuple(fields.get("stop_command", ()))
-    for name in ("triton", "proxy"):
-        fields[name] = ProcessRef(**fields[name]) if fields.get(name) else None
-    return Service(**fields)
+    servers = tuple(_parse_server(fields) for fields in document["servers"])
+    return Service(**{**document, "servers": servers, "proxy": _process(document.get("proxy"))})
+
+
+def _parse_server(fields: dict[str, Any]) -> Server:
+    parsed = {
+        "ports": TritonPorts(**fields["ports"]),
+        "models": tuple(fields["models"]),
+        "stop_command": tuple(fields["stop_command"]),
+        "process": _process(fields.get("process")),
+    }
+    return Server(**{**fields, **parsed})
+
+
+def _process(fields: dict[str, Any] | None) -> ProcessRef | None:
+    return ProcessRef(**fields) if fields else None

@@ -1,36 +1,67 @@
-"""What is running and how well: processes, models, requests, memory."""
+"""What is running and how well: engines, models, processes, requests, memory."""
 
 from __future__ import annotations
 
-import re
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import psutil
 
-from common.paths import home
-from runtime import logs, probe, state
-from runtime.loading import worker_name
+from runtime import logs, nvidia, probe, state, versions
 from runtime.processes import ProcessRef
-from runtime.state import Service
+from runtime.roles import role_of, worker_name
+from runtime.state import Server, Service
 
-SAMPLE = re.compile(r"(\w+)\{(.*)\}")
-LABEL = re.compile(r'(\w+)="([^"]*)"')
+LOG_LINES = 2000  # of each log, in which the last error is looked for
+BATCHER = "nv_trt_llm_inflight_batcher_metrics"
+GpuMemory = dict[int, int] | None  # bytes by pid; None where no GPU tells
 
 
 @dataclass(frozen=True)
 class ModelStatus:
-    """One served model; requests as its engine counts them, None where it does not tell."""
+    """One served model; requests as its engine counts them, memory in bytes; None where nobody tells.
+
+    `pid` is its worker's; an engine inside tritonserver has none of its own.
+    """
 
     model: str
+    engine: str
+    env: str | None
     state: str
+    pid: int | None
     active: int | None
     queued: int | None
     served: int
+    tokens_per_second: float | None
+    host_memory: int | None
+    gpu_memory: int | None
+    last_error: str | None
 
     def as_dict(self) -> dict[str, Any]:
         return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class EngineStatus:
+    """One tritonserver with all its processes; memory in bytes, `uptime` in seconds."""
+
+    engine: str
+    env: str | None
+    state: str
+    pid: int | None
+    uptime: float
+    launcher: str
+    version: str | None
+    tritonserver: str | None
+    ports: dict[str, int]
+    models: tuple[str, ...]
+    host_memory: int
+    gpu_memory: int | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**vars(self), "models": list(self.models)}
 
 
 @dataclass(frozen=True)
@@ -47,24 +78,30 @@ class ProcessStatus:
 
 
 def status() -> dict[str, Any]:
-    """The document of `ew status --json`; `state` is stopped, stale, starting, ready, stopping or broken."""
+    """The document of `ew status --json`.
+
+    `state` is stopped, stale, starting, ready, degraded (one of several tritonservers ended), stopping or
+    broken.
+    """
     service = state.load()
     if service is None:
         return {"state": "stopped"}
     health = _health(service)
     if health == "stale":
         return {"state": "stale", "models": [{"model": model} for model in service.models]}
+    gpu_memory = _gpu_memory(service)
+    processes = _processes(service)
     return {
         "state": health,
         "url": service.url,
-        "engine": service.engine,
-        "uptime": round(time.time() - service.started_at, 1),
+        "uptime": _age(service.started_at),
         "ready_after": service.ready_after,
-        "models": [model.as_dict() for model in _models(service)],
-        "processes": [process.as_dict() for process in _processes(service)],
+        "engines": [_engine(server, gpu_memory).as_dict() for server in service.servers],
+        "models": [model.as_dict() for server in service.servers for model in _models(server, gpu_memory)],
+        "processes": [process.as_dict() for process in processes],
         "ports": dict(vars(service.ports)),
         "key_file": service.key_file,
-        "proxy_ready": _proxy_ready(service),
+        "proxy_ready": probe.is_ok(service.port, "/health/ready", host=service.address),
         "last_errors": _last_errors(health),
     }
 
@@ -75,65 +112,99 @@ def _health(service: Service) -> str:
     return "broken" if health in ("starting", "stopping") and not state.changing() else health
 
 
-def _models(service: Service) -> list[ModelStatus]:
-    loaded = probe.loaded_models(service.ports.triton_http)
-    samples = probe.metrics(service.ports.triton_metrics)
-    return [_model(model, loaded, samples) for model in service.models]
-
-
-def _model(model: str, loaded: dict[str, str], samples: dict[str, float]) -> ModelStatus:
-    engine = f"{model}-tensorrt_llm"
-    states = {loaded.get(name, "NOT LOADED") for name in (model, engine)}
-    return ModelStatus(
-        model=model,
-        state="READY" if states == {"READY"} else sorted(states - {"READY"})[0],
-        active=_sample(samples, "nv_trt_llm_request_metrics", model=engine, request_type="active"),
-        queued=_sample(samples, "nv_trt_llm_request_metrics", model=engine, request_type="waiting"),
-        served=_sample(samples, "nv_inference_request_success", model=engine) or 0,
+def _engine(server: Server, gpu_memory: GpuMemory) -> EngineStatus:
+    pids = [process.pid for process in server.live_processes()]
+    return EngineStatus(
+        engine=server.engine,
+        env=server.env,
+        state=_server_state(server),
+        pid=server.process.pid if server.process else None,
+        uptime=_age(server.started_at),
+        launcher=server.launcher,
+        version=versions.of_engine(server.engine, server.env),
+        tritonserver=probe.triton_facts(server.ports.http).get("version"),
+        ports=dict(vars(server.ports)),
+        models=server.models,
+        host_memory=sum(map(_memory, pids)),
+        gpu_memory=_gpu_sum(pids, gpu_memory),
     )
 
 
-def _sample(samples: dict[str, float], name: str, **labels: str) -> int | None:
-    """The value of the sample of that name whose labels include `labels`."""
-    for key, value in samples.items():
-        match = SAMPLE.fullmatch(key)
-        if match and match[1] == name and labels.items() <= dict(LABEL.findall(match[2])).items():
-            return int(value)
+def _server_state(server: Server) -> str:
+    if server.phase == "ready":
+        return "ready" if server.alive else "ended"
+    return server.phase if state.changing() else "broken"
+
+
+def _models(server: Server, gpu_memory: GpuMemory) -> Iterable[ModelStatus]:
+    index = probe.index(server.ports.http)
+    samples = probe.metrics(server.ports.metrics)
+    workers = {worker_name(process.pid): process.pid for process in server.live_processes()}
+    for model in server.models:
+        yield _model(model, server, index, samples, workers.get(model), gpu_memory)
+
+
+def _model(
+    model: str,
+    server: Server,
+    index: dict[str, dict[str, str]],
+    samples: dict[str, float],
+    worker: int | None,
+    gpu_memory: GpuMemory,
+) -> ModelStatus:
+    engine = f"{model}-tensorrt_llm"
+    pids = _with_children(worker) if worker else []
+    requests = {
+        kind: probe.sample(samples, probe.REQUESTS, model=engine, request_type=kind)
+        for kind in ("active", "waiting")
+    }
+    speed = {"model": engine, "inflight_batcher_specific_metric": "tokens_per_second"}
+    return ModelStatus(
+        model=model,
+        engine=server.engine,
+        env=server.env,
+        state=_model_state(index, (model, engine)),
+        pid=worker,
+        active=_whole(requests["active"]),
+        queued=_whole(requests["waiting"]),
+        served=_whole(probe.sample(samples, "nv_inference_request_success", model=engine)) or 0,
+        tokens_per_second=probe.sample(samples, BATCHER, **speed),
+        host_memory=sum(map(_memory, pids)) if worker else None,
+        gpu_memory=_gpu_sum(pids, gpu_memory) if worker else None,
+        last_error=_last_error(model, index.get(engine, {})),
+    )
+
+
+def _model_state(index: dict[str, dict[str, str]], names: tuple[str, ...]) -> str:
+    if not index:
+        return "UNREACHABLE"
+    states = {index.get(name, {}).get("state", "NOT LOADED") for name in names}
+    return "READY" if states == {"READY"} else sorted(states - {"READY"})[0]
+
+
+def _last_error(model: str, entry: dict[str, str]) -> str | None:
+    """Why tritonserver has not loaded the model, else the last line of a log about trouble with it."""
+    if entry.get("state") == "UNAVAILABLE" and entry.get("reason") != "unloaded":
+        return entry.get("reason")
+    for name in ("worker", "triton"):
+        told = logs.troubles_in(filter(logs.ModelFilter(model), logs.tail(name, LOG_LINES)), 1)
+        if told:
+            return told[0]
     return None
 
 
 def _processes(service: Service) -> list[ProcessStatus]:
-    known = [_main(role, process) for role, process in service.main_processes().items()]
+    known = [
+        ProcessStatus(role, process.pid, _memory(process.pid), process.alive)
+        for role, process in service.main_processes()
+    ]
     main_pids = {process.pid for process in known}
     others = [process for process in service.live_processes() if process.pid not in main_pids]
     return known + [_other(process) for process in others]
 
 
-def _main(role: str, process: ProcessRef) -> ProcessStatus:
-    return ProcessStatus(role, process.pid, _memory(process.pid), process.alive)
-
-
 def _other(process: ProcessRef) -> ProcessStatus:
-    return ProcessStatus(_role(process.pid), process.pid, _memory(process.pid))
-
-
-def _role(pid: int) -> str:
-    try:
-        command = psutil.Process(pid).cmdline()
-    except psutil.Error:
-        return "gone"
-    if model := worker_name(pid):
-        return f"worker {model}"
-    if command and command[0].endswith("triton_python_backend_stub"):
-        return f"stub {_model_of_stub(command)}"
-    return command[0].rsplit("/", 1)[-1] if command else "unknown"
-
-
-def _model_of_stub(command: list[str]) -> str:
-    """The stub's first argument is MODEL_FOLDER/1/model.py; a backend's own is in the backend folder."""
-    path = command[1] if len(command) > 1 else ""
-    inside = path.removeprefix(str(home().repository)).strip("/")
-    return inside.split("/")[0] if inside and not inside.startswith("..") else ""
+    return ProcessStatus(role_of(process.pid), process.pid, _memory(process.pid))
 
 
 def _memory(pid: int) -> int:
@@ -143,8 +214,30 @@ def _memory(pid: int) -> int:
         return 0
 
 
-def _proxy_ready(service: Service) -> bool:
-    return probe.is_ok(service.ports.proxy, "/health/ready")
+def _with_children(pid: int) -> list[int]:
+    try:
+        return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+    except psutil.Error:
+        return [pid]
+
+
+def _gpu_memory(service: Service) -> GpuMemory:
+    """Asked of the driver only where an engine uses it: that takes a second."""
+    if all(server.engine == "cpu" for server in service.servers):
+        return None
+    return nvidia.memory_by_process() or None
+
+
+def _gpu_sum(pids: Iterable[int], gpu_memory: GpuMemory) -> int | None:
+    return None if gpu_memory is None else sum(gpu_memory.get(pid, 0) for pid in pids)
+
+
+def _age(since: float) -> float:
+    return round(time.time() - since, 1)
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else int(value)
 
 
 def _last_errors(health: str) -> dict[str, str]:

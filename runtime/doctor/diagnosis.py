@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 
-from runtime import logs
 from runtime.doctor import logbook
 from runtime.doctor.finding import Finding
 
 
-def diagnose(names: Iterable[str]) -> Finding | None:
-    """The first known cause in these logs, in their order; None when the book holds none of their lines."""
-    paths = [path for path in map(logs.log_path, names) if path.is_file()]
+def diagnose(logs: Mapping[str, Sequence[str]]) -> Finding | None:
+    """The first known cause in the lines of these logs, in their order; None when the book holds none."""
     causes = (
         finding
-        for finding in logbook.explain_files(paths)
+        for finding in logbook.explain_together(logs)
         if finding.severity == "error" and finding.id not in logbook.consequences()
     )
     return next(causes, None)

@@ -10,14 +10,14 @@ import functools
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from common.errors import UsageError
 from runtime.doctor.finding import Finding, Severity
-from runtime.logs import TROUBLE
+from runtime.logs import HARMLESS, TROUBLE
 
 DATA = Path(__file__).with_name("signatures.json")
 HEAD_BYTES = 4 << 20  # start-up errors stand at the beginning of a log, crashes at its end
@@ -25,10 +25,6 @@ TAIL_BYTES = 16 << 20
 SHOWN = 300
 UNKNOWN = "log_unknown_error"
 DIGITS = re.compile(r"\d+")
-# What tritonserver says at error level on every machine without a GPU.
-HARMLESS = re.compile(
-    r"CudaDriverHelper|pinned system memory|unable to create stream for |NVML(?!.*mismatch)"
-)
 QUIET_LEVELS = ("debug", "info", "warning")
 NOISE = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -96,8 +92,17 @@ def explain_files(paths: Iterable[Path]) -> list[Finding]:
     Raises:
         UsageError: a file cannot be read.
     """
+    return _merged(one for path in paths for one in explain_file(path))
+
+
+def explain_together(logs: Mapping[str, Sequence[str]]) -> list[Finding]:
+    """As `explain_files`, from the lines of each log by its name."""
+    return _merged(one for name, lines in logs.items() for one in explain(lines, name))
+
+
+def _merged(findings: Iterable[Finding]) -> list[Finding]:
     together: dict[str, Finding] = {}
-    for finding in (one for path in paths for one in explain_file(path)):
+    for finding in findings:
         known = together.get(finding.id)
         together[finding.id] = replace(known, count=known.count + finding.count) if known else finding
     causes = [one for one in together.values() if one.id not in consequences()]

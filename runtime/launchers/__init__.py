@@ -8,7 +8,8 @@ from __future__ import annotations
 from runtime.launchers.choose import plan_launch
 from runtime.launchers.machine import Machine
 from runtime.launchers.machine import inspect as inspect_machine
-from runtime.launchers.request import LaunchPlan, LaunchRequest, ServedModel, TritonPorts
+from runtime.launchers.request import LaunchPlan, LaunchRequest, ServedModel
+from runtime.ports import TritonPorts
 
 __all__ = [
     "LaunchPlan",

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from runtime.launch import METRICS_INTERVAL_MS, TRITON_EXIT_SECONDS, shm_prefix
-from runtime.launchers.request import LaunchRequest, Parallel, TritonPorts
-from runtime.ports import LOOPBACK
+from runtime.launchers.request import LaunchRequest, Parallel
+from runtime.ports import LOOPBACK, TritonPorts
 
 ORCHESTRATOR = {"TRTLLM_ORCHESTRATOR": "1", "TRTLLM_ORCHESTRATOR_SPAWN_PROCESSES": "1"}
 LISTENERS = ("http", "grpc", "metrics")

@@ -9,7 +9,8 @@ from pathlib import Path
 from runtime.launch import Command
 from runtime.launchers.arguments import parallel_environment, server_arguments, with_parallel
 from runtime.launchers.machine import LocalServer
-from runtime.launchers.request import LOG_NAME, LaunchRequest, Parallel, TritonPorts
+from runtime.launchers.request import LOG_NAME, LaunchRequest, Parallel
+from runtime.ports import TritonPorts
 from runtime.processes import SERVICE_VARIABLE
 
 CONTAINER_PORTS = TritonPorts(8000, 8001, 8002)

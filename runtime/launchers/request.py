@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from common.config import Engine
 from runtime.launch import Command
+from runtime.ports import TritonPorts
 
 Era = Literal["engine", "pytorch"]
 Launcher = Literal["local", "pytriton", "docker"]
@@ -45,13 +46,6 @@ class ServedModel:
     def engine_model(self) -> str:
         """The Triton model that holds the engine."""
         return f"{self.model_id}-tensorrt_llm"
-
-
-@dataclass(frozen=True)
-class TritonPorts:
-    http: int = 8000
-    grpc: int = 8001
-    metrics: int = 8002
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from builder.package import load_package
 from common.config import DeployConfig, Engine
-from common.errors import NetworkError
+from common.errors import EnvironmentProblem, NetworkError
 from common.paths import SOURCE_ROOT, home
 from runtime.environments import registry
 from runtime.environments.registry import Environment
@@ -23,11 +23,10 @@ from runtime.launchers.request import (
     LaunchRequest,
     ParallelChoice,
     ServedModel,
-    TritonPorts,
 )
 from runtime.launchers.served import served_model
 from runtime.launchers.tracing import trace_options
-from runtime.state import Service
+from runtime.state import Server
 
 
 @dataclass(frozen=True)
@@ -44,20 +43,21 @@ class LaunchOptions:
 
 
 def plan_service(
-    service: Service, config: DeployConfig, options: LaunchOptions, *, dry_run: bool = False
+    server: Server, config: DeployConfig, options: LaunchOptions, *, dry_run: bool = False
 ) -> LaunchPlan:
-    """How this service's tritonserver is started. Errors as in `plan_launch`."""
-    engine: Engine = config.models[service.models[0]].engine
-    ports = service.ports
+    """How this tritonserver is started. Errors as in `plan_launch`."""
+    engine = server.engine
     environment = registry.for_engine(engine, options.env) if options.env or engine != "cpu" else None
+    if environment and not dry_run:
+        _refuse_unusable(environment)
     request = LaunchRequest(
         engine,
-        tuple(_model(model_id, config, engine) for model_id in service.models),
+        tuple(_model(model_id, config, engine) for model_id in server.models),
         home().repository,
         home().root,
         SOURCE_ROOT,
-        service.service_id,
-        ports=TritonPorts(ports.triton_http, ports.triton_grpc, ports.triton_metrics),
+        server.server_id,
+        ports=server.ports,
         launcher=options.launcher,
         parallel=options.parallel,
         gpus=options.gpus,
@@ -88,6 +88,17 @@ def ensure_image(plan: LaunchPlan, progress: Callable[[str], None]) -> None:
             f"{plan.image} could not be pulled; docker's own message is above.",
             hint="Log in (docker login nvcr.io), or load it from a file: docker load -i IMAGE.tar",
             code="image_pull",
+        )
+
+
+def _refuse_unusable(environment: Environment) -> None:
+    found, problem = registry.judge(environment)
+    if found != "ready":
+        raise EnvironmentProblem(
+            f"The environment {environment.name} is {found}.",
+            why=problem,
+            hint=f"Mend it: ./ew setup --engine {environment.engine} --env {environment.name}",
+            code=f"environment_{found}",
         )
 
 

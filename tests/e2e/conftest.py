@@ -125,11 +125,11 @@ def make_installation(home: Path) -> Installation:
 
 def left_behind(service_id: str) -> list[str]:
     """Processes and shared memory that carry the mark of a service."""
-    mark = f"EW_SERVICE={service_id}".encode()
+    mark = f"EW_SERVICE={service_id}".encode()  # its servers have a number behind it
     found = [str(region) for region in SHM.glob(f"ew-{service_id}-*")]
     for environ in Path("/proc").glob("[0-9]*/environ"):
         try:
-            if mark in environ.read_bytes().split(b"\0"):
+            if any(entry.startswith(mark) for entry in environ.read_bytes().split(b"\0")):
                 found.append(environ.parent.name)
         except OSError:  # gone meanwhile
             continue

@@ -68,7 +68,7 @@ def test_a_second_start_says_what_is_running(service: RunningService) -> None:
 
 
 def test_tritonserver_listens_on_loopback_only(service: RunningService) -> None:
-    ports = service.installation.state()["ports"]
+    ports = service.installation.status()["ports"]
     listening = [address.split(":") for table in ("tcp", "tcp6") for address in listeners(table)]
     for name in ("triton_http", "triton_grpc", "triton_metrics"):
         addresses = {address for address, port in listening if int(port, 16) == ports[name]}
@@ -216,7 +216,7 @@ def test_ctrl_c_while_starting_undoes_the_start(tiny: Installation) -> None:
     )
     record = tiny.home / "run" / "service.json"
     deadline = time.monotonic() + 30
-    while not record.exists() or tiny.state()["triton"] is None:
+    while not record.exists() or tiny.state()["servers"][0]["process"] is None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     state = tiny.state()
@@ -225,7 +225,7 @@ def test_ctrl_c_while_starting_undoes_the_start(tiny: Installation) -> None:
     assert process.returncode == 130, errors
     assert "stopped again" in errors
     assert left_behind(state["service_id"]) == []
-    assert ProcessRef.of(state["triton"]["pid"]) is None
+    assert ProcessRef.of(state["servers"][0]["process"]["pid"]) is None
     assert not record.exists()
 
 
@@ -256,7 +256,7 @@ def test_models_go_and_come_back_while_others_stay(tiny: Installation) -> None:
     assert again.returncode == 0, again.stdout
     assert json.loads(again.stdout)["models"] == ["tiny", "second"]
     assert tiny.state()["service_id"] != before["service_id"]
-    assert tiny.state()["ports"]["proxy"] == tiny.port
+    assert tiny.state()["port"] == tiny.port
     assert left_behind(before["service_id"]) == []
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime import nvidia
+from runtime import logs, nvidia
 from runtime.doctor import environments, machine, network, service
 from runtime.doctor.bundle import write_bundle
 from runtime.doctor.catalog import CATALOG
@@ -22,8 +22,9 @@ from runtime.environments import registry
 from runtime.environments.registry import Environment
 from runtime.launchers.machine import Docker
 from runtime.nvidia import Gpu, Nvidia
+from runtime.ports import TritonPorts
 from runtime.processes import boot_id
-from runtime.state import Ports, Service, save
+from runtime.state import Server, Service, save
 from scripts import make_doctor_docs
 
 GIB = 2**30
@@ -102,8 +103,8 @@ def test_a_half_filled_repository_is_found_by_its_rule(ew_home: Path) -> None:
 
 
 def test_a_service_of_an_earlier_boot_is_stale(ew_home: Path) -> None:
-    ports = Ports(8080, 8000, 8001, 8002)
-    record = Service("x", "ready", "another boot", 0.0, "cpu", ("m",), "127.0.0.1", ports, "k")
+    servers = (Server("x-1", "cpu", ("m",), TritonPorts(), 0.0),)
+    record = Service("x", "ready", "another boot", 0.0, "127.0.0.1", 8080, "k", servers)
     save(record)
     assert ids(service.check_service()) == ["service_stale"]
     save(record.with_changes(boot_id=boot_id()))
@@ -139,11 +140,11 @@ def test_a_cause_in_one_log_explains_the_others(ew_home: Path) -> None:
 def test_a_failed_start_is_explained_by_its_cause(ew_home: Path) -> None:
     (ew_home / "logs").mkdir()
     (ew_home / "logs" / "worker.log").write_text("The cpu engine did not start: see above\n")
-    assert diagnose(("worker", "triton")) is None
+    assert diagnose({"worker": logs.tail("worker", 99), "triton": logs.tail("triton", 99)}) is None
     (ew_home / "logs" / "triton.log").write_text(
         "E0101 failed to load 'm' version 1: x\nERROR: Cuda Runtime (out of memory)\n"
     )
-    known = diagnose(("worker", "triton"))
+    known = diagnose({"worker": logs.tail("worker", 99), "triton": logs.tail("triton", 99)})
     assert known is not None
     assert known.id == "cuda_oom_engine"
 

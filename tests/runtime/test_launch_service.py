@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from common.config import DeployConfig, parse_config
-from common.errors import NetworkError
+from common.errors import EnvironmentProblem, NetworkError
 from runtime import state, teardown
 from runtime.environments import registry
 from runtime.environments.registry import Environment
 from runtime.launch import Command
 from runtime.launchers.request import LaunchPlan
 from runtime.launchers.service import LaunchOptions, ensure_image, plan_service
+from runtime.ports import TritonPorts, port_of, reserve_any
 from runtime.processes import boot_id
-from runtime.state import Ports, Service
+from runtime.state import Server, Service
 from tests.builder.made import make_source, run
 
 DOCKER = """#!/bin/sh
@@ -28,10 +28,9 @@ case "$1" in pull) exit {pull};; image) exit {image};; esac
 
 
 @pytest.fixture
-def service(ew_home: Path) -> Service:
+def server(ew_home: Path) -> Server:
     run(make_source(ew_home / "hf"), ew_home / "models" / "tiny")
-    ports = Ports(8080, 8000, 8001, 8002)
-    return Service("abc", "starting", boot_id(), time.time(), "cpu", ("tiny",), "127.0.0.1", ports, "key")
+    return Server("abc-1", "cpu", ("tiny",), TritonPorts(), time.time())
 
 
 @pytest.fixture
@@ -50,14 +49,14 @@ def docker(folder: Path, monkeypatch: pytest.MonkeyPatch, *, pull: int = 0, imag
 
 
 def test_the_cpu_engine_runs_behind_the_wheels_server(
-    service: Service, config: DeployConfig, monkeypatch: pytest.MonkeyPatch
+    server: Server, config: DeployConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("EW_WORKER_PYTHON", raising=False)
-    plan = plan_service(service, config, LaunchOptions(triton_options=("--log-verbose=1",)))
+    plan = plan_service(server, config, LaunchOptions(triton_options=("--log-verbose=1",)))
     assert plan.launcher == "pytriton"
     arguments = plan.command.arguments
     assert arguments[0].endswith("pytriton/tritonserver/bin/tritonserver")
-    assert {"--id=ew-abc", "--load-model=tiny", "--http-port=8000", "--allow-gpu-metrics=false"} <= set(
+    assert {"--id=ew-abc-1", "--load-model=tiny", "--http-port=8000", "--allow-gpu-metrics=false"} <= set(
         arguments
     )
     assert arguments[-1] == "--log-verbose=1"
@@ -65,10 +64,23 @@ def test_the_cpu_engine_runs_behind_the_wheels_server(
     assert "CUDA_VISIBLE_DEVICES" not in plan.command.environment
 
 
-def test_its_worker_can_live_in_another_environment(service: Service, config: DeployConfig) -> None:
-    registry.save(Environment("second", "cpu", "venv", "d", prefix="/envs/second", finished=True))
-    plan = plan_service(service, config, LaunchOptions(env="second"))
-    assert plan.command.environment["EW_WORKER_PYTHON"] == "/envs/second/bin/python"
+def test_its_worker_can_live_in_another_environment(server: Server, config: DeployConfig) -> None:
+    registry.save(Environment("second", "cpu", "venv", "d", prefix=sys.base_prefix, finished=True))
+    plan = plan_service(server, config, LaunchOptions(env="second"))
+    assert plan.command.environment["EW_WORKER_PYTHON"] == f"{sys.base_prefix}/bin/python"
+
+
+def test_a_broken_environment_is_refused_before_anything_starts(server: Server, config: DeployConfig) -> None:
+    registry.save(Environment("second", "cpu", "venv", "d", prefix="/nowhere", finished=True))
+    with pytest.raises(EnvironmentProblem) as caught:
+        plan_service(server, config, LaunchOptions(env="second"))
+    assert caught.value.code == "environment_broken"
+    assert caught.value.hint.endswith("./ew setup --engine cpu --env second")
+
+
+def free_port() -> int:
+    with reserve_any() as reserved:
+        return port_of(reserved)
 
 
 def docker_plan(image: str) -> LaunchPlan:
@@ -95,15 +107,14 @@ def test_an_image_that_cannot_be_pulled_names_the_ways_out(
     assert "docker load" in caught.value.hint
 
 
-def test_stop_ends_the_container_too(
-    service: Service, ew_home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stop_ends_the_container_too(server: Server, ew_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = docker(ew_home, monkeypatch)
-    stop = ("docker", "stop", "-t", "30", "ew-abc")
-    state.save(replace(service, launcher="docker", stop_command=stop))
+    stop = ("docker", "stop", "-t", "30", "ew-abc-1")
+    contained = server.with_changes(launcher="docker", stop_command=stop)
+    state.save(Service("abc", "ready", boot_id(), time.time(), "127.0.0.1", free_port(), "key", (contained,)))
     loaded = state.load()
     assert loaded is not None
-    assert loaded.stop_command == stop
+    assert loaded.servers[0].stop_command == stop
     teardown.take_down(loaded, 0, lambda text: None)
-    assert record.read_text() == "stop -t 30 ew-abc\n"
+    assert record.read_text() == "stop -t 30 ew-abc-1\n"
     assert state.load() is None

@@ -6,7 +6,7 @@ import os
 import signal
 from dataclasses import replace
 
-from runtime.processes import SERVICE_VARIABLE, ProcessRef, processes_of_service, terminate, wait_gone
+from runtime.processes import SERVICE_VARIABLE, ProcessRef, processes_of, terminate, wait_gone
 from tests.runtime.conftest import Spawn
 
 SLEEP = "import time; print('up', flush=True); time.sleep(60)"
@@ -58,7 +58,7 @@ def test_terminate_kills_what_ignores_sigterm(spawn: Spawn) -> None:
 def test_orphans_in_other_sessions_are_found_by_the_mark(spawn: Spawn) -> None:
     parent = spawn(WITH_ORPHAN, **{SERVICE_VARIABLE: "mark-of-this-test"})
     parent.wait()
-    orphans = processes_of_service("mark-of-this-test")
+    orphans = processes_of("mark-of-this-test")
     assert len(orphans) == 1
     terminate(orphans, 2)
-    assert processes_of_service("mark-of-this-test") == []
+    assert processes_of("mark-of-this-test") == []

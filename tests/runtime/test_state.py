@@ -11,34 +11,41 @@ import pytest
 from common.errors import ServiceError
 from runtime import state
 from runtime.launchers.service import LaunchOptions
-from runtime.lifecycle import StartRequest, last_request
+from runtime.lifecycle import as_request, launch_options
+from runtime.ports import TritonPorts
 from runtime.processes import SERVICE_VARIABLE, ProcessRef, boot_id
-from runtime.state import Ports, Service
+from runtime.state import Server, Service
 from runtime.status import status
 from tests.runtime.conftest import Spawn
 
+MARK = {SERVICE_VARIABLE: "test-state"}
 SLEEP = "import time; print('up', flush=True); time.sleep(60)"
 
 
-def service(**changes: object) -> Service:
+def server(number: int = 1, pid: int | None = None, **changes: object) -> Server:
+    """A ready server of `demo` and its number."""
+    process = ProcessRef.of(pid) if pid else None
+    record = Server(f"test-state-{number}", "cpu", (f"demo{number}",), TritonPorts(), time.time(), "ready")
+    return record.with_changes(**{"process": process, **changes})
+
+
+def service(*servers: Server, **changes: object) -> Service:
     record = Service(
         service_id="test-state",
         phase="ready",
         boot_id=boot_id(),
         started_at=time.time(),
-        engine="cpu",
-        models=("demo",),
         host="127.0.0.1",
-        ports=Ports(8080, 8000, 8001, 8002),
+        port=8080,
         key_file="/run/api_key",
-        triton=None,
-        proxy=None,
+        servers=servers or (server(),),
     )
     return record.with_changes(**changes)
 
 
 def test_a_record_comes_back_as_it_was_saved(ew_home: Path) -> None:
-    record = service(triton=ProcessRef(1, 2), proxy=ProcessRef(3, 4), ready_after=1.5)
+    one = server(process=ProcessRef(1, 2), stop_command=("docker", "stop"), ready_after=1.5)
+    record = service(one, server(2), proxy=ProcessRef(3, 4), ready_after=1.5)
     state.save(record)
     assert state.load() == record
     state.forget()
@@ -46,29 +53,52 @@ def test_a_record_comes_back_as_it_was_saved(ew_home: Path) -> None:
 
 
 def test_health_is_what_the_processes_say(ew_home: Path, spawn: Spawn) -> None:
-    mark = {SERVICE_VARIABLE: "test-state"}
-    first, second = spawn(SLEEP, **mark), spawn(SLEEP, **mark)
-    record = service(triton=ProcessRef.of(first.pid), proxy=ProcessRef.of(second.pid))
+    first, proxy = spawn(SLEEP, **{SERVICE_VARIABLE: "test-state-1"}), spawn(SLEEP, **MARK)
+    record = service(server(1, first.pid), proxy=ProcessRef.of(proxy.pid))
     assert record.health() == "ready"
     assert record.with_changes(phase="starting").health() == "starting"
     first.kill()
     first.wait()
     assert record.health() == "broken"
+    proxy.kill()
+    proxy.wait()
+    assert record.health() == "stale"
+
+
+def test_a_service_that_lost_one_of_two_servers_is_degraded(ew_home: Path, spawn: Spawn) -> None:
+    first, second = (spawn(SLEEP, **{SERVICE_VARIABLE: f"test-state-{n}"}) for n in (1, 2))
+    proxy = spawn(SLEEP, **MARK)
+    record = service(server(1, first.pid), server(2, second.pid), proxy=ProcessRef.of(proxy.pid))
+    assert record.health() == "ready"
+    assert record.with_server(server(3, phase="starting")).health() == "ready"
     second.kill()
     second.wait()
-    assert record.health() == "stale"
+    assert record.health() == "degraded"
+    assert record.without_server(record.servers[1]).health() == "ready"
+    proxy.kill()
+    proxy.wait()
+    assert record.health() == "broken"
+
+
+def test_servers_are_numbered_and_found_by_model() -> None:
+    record = service(server(1), server(4))
+    assert record.next_server_id() == "test-state-5"
+    assert record.models == ("demo1", "demo4")
+    assert record.server_of("demo4") == record.servers[1]
+    assert record.server_of("other") is None
+    assert record.with_server(server(4, phase="stopping")).servers[1].phase == "stopping"
 
 
 def test_after_a_reboot_the_record_is_stale_even_if_pids_are_taken(ew_home: Path, spawn: Spawn) -> None:
     child = spawn(SLEEP)
-    record = service(boot_id="another boot", triton=ProcessRef.of(child.pid), proxy=ProcessRef.of(child.pid))
+    record = service(server(1, child.pid), boot_id="another boot", proxy=ProcessRef.of(child.pid))
     assert record.health() == "stale"
     assert record.live_processes() == []
 
 
 def test_a_start_that_was_killed_shows_as_broken(ew_home: Path, spawn: Spawn) -> None:
-    child = spawn(SLEEP, **{SERVICE_VARIABLE: "test-state"})
-    state.save(service(phase="starting", triton=ProcessRef.of(child.pid)))
+    child = spawn(SLEEP, **MARK)
+    state.save(service(server(1, child.pid, phase="starting"), phase="starting"))
     assert status()["state"] == "broken"
     with state.exclusive():
         assert status()["state"] == "starting"
@@ -76,11 +106,12 @@ def test_a_start_that_was_killed_shows_as_broken(ew_home: Path, spawn: Spawn) ->
 
 def test_a_restart_asks_for_what_the_start_asked(ew_home: Path) -> None:
     launch = LaunchOptions(env="ew-trt", gpus=(0, 2), triton_options=("--log-verbose=1",))
-    request = StartRequest(("demo",), "cuda-trt", "0.0.0.0", 9000, 60.0, launch)
-    state.save(service(request=asdict(request)))
+    state.save(service(server(options=asdict(launch)), host="0.0.0.0", port=9000, timeout=60.0, drain=7.0))
     recorded = state.load()
     assert recorded is not None
-    assert last_request(recorded) == request
+    request = as_request(recorded)
+    assert (request.host, request.port, request.timeout, request.drain) == ("0.0.0.0", 9000, 60.0, 7.0)
+    assert launch_options(recorded.servers[0]) == launch
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"service_id": 1}'])
