@@ -80,7 +80,8 @@ class ChoiceWriter:
         shown, calls = ("", []) if self._calls is None else self._calls.rest()
         chunks = [self._before + orjson.dumps(shown) + self._after] if shown else []
         if calls:
-            documents = [call.document(index) for index, call in enumerate(calls)]
+            counted = calls[: self._documents.plan.most_calls]
+            documents = [call.document(index) for index, call in enumerate(counted)]
             chunks.append(self._chunk({"tool_calls": documents}))
         finish = "tool_calls" if calls else generation.finish_reason
         log_probs = self._new_log_probs() if self._log_probs else None
@@ -113,7 +114,7 @@ def whole_choice(documents: Documents, index: int, generation: Generation, text:
     message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
     if calls:
         message["content"] = text or None
-        message["tool_calls"] = [call.document() for call in calls]
+        message["tool_calls"] = [call.document() for call in calls[: plan.most_calls]]
     return {
         **choice,
         "message": message,

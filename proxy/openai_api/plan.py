@@ -22,7 +22,10 @@ from proxy.triton import Sampling
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run: one request a choice. `prefix` begins the answer of a forced tool call."""
+    """What to run: one request a choice.
+
+    `prefix` begins the answer of a forced tool call; of one answer's calls the first `most_calls` count.
+    """
 
     model: ServedModel
     requests: tuple[GenerationRequest, ...]
@@ -30,6 +33,7 @@ class Plan:
     tools: ToolFormat | None = None
     tool_names: frozenset[str] = frozenset()
     prefix: str = ""
+    most_calls: int | None = None
 
     @property
     def prompt_tokens(self) -> int:
@@ -49,7 +53,8 @@ def plan_chat(service: Service, fields: ChatRequest, scope: Scope) -> Plan:
     base = _request(service, model, fields, prompt_ids, limit, sampling, scope)
     if form is not None and form.show_special:
         base = replace(base, show_special=True)
-    return Plan(model, _choices(base, fields.n), tools=form, tool_names=names, prefix=prefix)
+    most = 1 if fields.parallel_tool_calls is False else None
+    return Plan(model, _choices(base, fields.n), tools=form, tool_names=names, prefix=prefix, most_calls=most)
 
 
 def plan_completion(service: Service, fields: CompletionRequest, scope: Scope) -> Plan:

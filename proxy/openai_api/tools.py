@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import uuid
@@ -13,6 +14,9 @@ from proxy.models import ServedModel
 from proxy.stops import StopMatcher
 
 HERMES_CALL = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|$)", re.DOTALL)
+MISTRAL_CALL = re.compile(r"\[TOOL_CALLS\]\s*([\w.-]+)(?:\[CALL_ID\]\w*)?\[ARGS\]\s*")
+GLM3_CALL = re.compile(r"^\s*([A-Za-z_][\w.-]*)\s*\n\s*```python\s*\n(.*?)\n?\s*(?:```|$)", re.DOTALL)
+MAY_BE_GLM_CALL = re.compile(r"\s*|\s*[A-Za-z_][\w.-]*\s*(\n\s*([{`].*)?)?", re.DOTALL)
 GLM_CALL = re.compile(r"^\s*([A-Za-z_][\w.-]*)\s*\n\s*(\{.*\})\s*$", re.DOTALL)
 
 
@@ -120,6 +124,15 @@ def _mistral(text: str) -> list[Call]:
     return [call for call in found if call is not None]
 
 
+def _mistral_args(text: str) -> list[Call]:
+    """`[TOOL_CALLS]name[ARGS]{...}`, repeated: Mistral's tokenizers from version 11 on."""
+    parts = MISTRAL_CALL.split(text)
+    calls = [
+        (name, _json(arguments.strip())) for name, arguments in zip(parts[1::2], parts[2::2], strict=True)
+    ]
+    return [Call(name, _dumps(arguments)) for name, arguments in calls if isinstance(arguments, dict)]
+
+
 def _llama(text: str) -> list[Call]:
     parts = text.removeprefix("<|python_tag|>").split(";")
     found = [_call(_json(part.strip())) for part in parts]
@@ -130,10 +143,24 @@ def _llama(text: str) -> list[Call]:
 
 
 def _glm(text: str) -> list[Call]:
+    """A name and, on the next line, JSON (GLM-4) or a line of Python (ChatGLM3)."""
     match = GLM_CALL.match(text)
-    if match is None or not isinstance(_json(match[2]), dict):
-        return []
-    return [Call(match[1], json.dumps(_json(match[2]), ensure_ascii=False))]
+    if match is not None and isinstance(_json(match[2]), dict):
+        return [Call(match[1], _dumps(_json(match[2])))]
+    match = GLM3_CALL.match(text)
+    arguments = _keywords(match[2]) if match is not None else None
+    return [] if match is None or arguments is None else [Call(match[1], _dumps(arguments))]
+
+
+def _keywords(source: str) -> dict[str, Any] | None:
+    """The arguments of `tool_call(city='Paris', days=2)`; only literals, nothing is run."""
+    try:
+        node = ast.parse(source.strip(), mode="eval").body
+        if not isinstance(node, ast.Call) or node.args:
+            return None
+        return {keyword.arg: ast.literal_eval(keyword.value) for keyword in node.keywords if keyword.arg}
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return None
 
 
 def _call(document: Any) -> Call | None:
@@ -143,7 +170,11 @@ def _call(document: Any) -> Call | None:
     arguments = document.get("arguments", document.get("parameters", {}))
     if isinstance(arguments, str):
         return Call(document["name"], arguments)
-    return Call(document["name"], json.dumps(arguments, ensure_ascii=False))
+    return Call(document["name"], _dumps(arguments))
+
+
+def _dumps(arguments: Any) -> str:
+    return json.dumps(arguments, ensure_ascii=False, default=str)
 
 
 def _json(text: str) -> Any:
@@ -162,7 +193,7 @@ def _opens_object(text: str) -> bool:
 
 
 def _may_be_name(text: str) -> bool:
-    return re.fullmatch(r"\s*[A-Za-z_][\w.-]*\s*(\n.*)?", text, re.DOTALL) is not None or not text.strip()
+    return MAY_BE_GLM_CALL.fullmatch(text) is not None
 
 
 HERMES = ToolFormat(
@@ -182,6 +213,15 @@ MISTRAL = ToolFormat(
     '[TOOL_CALLS] [{"name": "',
     show_special=True,
 )
+MISTRAL_ARGS = ToolFormat(
+    "mistral-args",
+    "[TOOL_CALLS]",
+    _never,
+    _mistral_args,
+    "[TOOL_CALLS]{name}[ARGS]",
+    "[TOOL_CALLS]",
+    show_special=True,
+)
 LLAMA = ToolFormat(
     "llama3",
     "<|python_tag|>",
@@ -194,6 +234,7 @@ LLAMA = ToolFormat(
 GLM = ToolFormat("chatglm", None, _may_be_name, _glm, "{name}\n", "")
 FORMATS = (
     ("<tool_call>", HERMES),
+    ("[ARGS]", MISTRAL_ARGS),
     ("[TOOL_CALLS]", MISTRAL),
     ("[AVAILABLE_TOOLS]", MISTRAL),
     ("<|python_tag|>", LLAMA),

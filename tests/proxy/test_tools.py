@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai import AsyncOpenAI
 
-from proxy.openai_api.tools import GLM, HERMES, LLAMA, MISTRAL, CallWatch, ToolFormat, split
+from proxy.openai_api.tools import GLM, HERMES, LLAMA, MISTRAL, MISTRAL_ARGS, CallWatch, ToolFormat, split
 from tests.proxy.stack import MODEL, Stack
 
 NAMES = frozenset({"get_weather", "add"})
@@ -32,9 +32,18 @@ CALLS: list[tuple[ToolFormat, str, str, list[tuple[str, dict[str, object]]]]] = 
         [("add", {"a": 1}), ("add", {"a": 2})],
     ),
     (MISTRAL, '[TOOL_CALLS] [{"name": "add", "arguments": {"a": 1}}]', "", [("add", {"a": 1})]),
+    (
+        MISTRAL_ARGS,
+        '[TOOL_CALLS]add[ARGS]{"a": 1}[TOOL_CALLS]add[CALL_ID]x9[ARGS]{"a": 2}',
+        "",
+        [("add", {"a": 1}), ("add", {"a": 2})],
+    ),
     (LLAMA, '{"name": "add", "parameters": {"a": 1}}', "", [("add", {"a": 1})]),
     (LLAMA, '<|python_tag|>{"name": "add", "parameters": {"a": 1}}', "", [("add", {"a": 1})]),
     (GLM, 'get_weather\n{"city": "北京"}', "", [("get_weather", {"city": "北京"})]),
+    (GLM, "get_weather\n ```python\ntool_call(city='北京')\n```", "", [("get_weather", {"city": "北京"})]),
+    (GLM, "add\n```python\n__import__('os').system('true')\n```", "add\n```python", []),
+    (GLM, "Yes\nof course.", "Yes\nof course.", []),
     (HERMES, "No call < here <tool", "No call < here <tool", []),
     (LLAMA, '{"just": "json"}', '{"just": "json"}', []),
     (GLM, "Hello there, friend.", "Hello there, friend.", []),
