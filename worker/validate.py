@@ -169,9 +169,13 @@ def _check_guide_text(kind: str, guide: str) -> None:
         raise _guide_refused(f"guided_decoding_guide nests deeper than {MAX_GUIDE_DEPTH} brackets.")
     if kind == "json_schema":
         try:
-            json.loads(guide)
+            json.loads(guide, parse_constant=_no_json)
         except ValueError as error:
             raise _guide_refused(f"guided_decoding_guide is not JSON: {error}.") from error
+
+
+def _no_json(name: str) -> float:
+    raise ValueError(f"there is no {name} in JSON")
 
 
 def _depth(guide: str) -> int:

@@ -19,8 +19,10 @@ import pytest
 
 from common.errors import CheckpointError, ConfigError, EngineError
 from worker.protocol import Finish, GenerationRequest, Ready, Refusal, Sampling, Update
-from worker.validate import Limits
+from worker.validate import Limits, RequestRefused
 from worker.vllm.options import EngineOptions, checkpoint_folder, engine_arguments
+
+GUIDE_END = 3
 
 
 class FinishReason(enum.IntEnum):
@@ -59,11 +61,31 @@ def output(name: str, tokens: list[int], reason: FinishReason | None = None, **f
     return Record(request_id=name, new_token_ids=tokens, finish_reason=reason, **known)
 
 
+def refuse_bad_guide(params: Any) -> None:
+    if getattr(params.structured_outputs, "regex", None) == "((":
+        raise ValueError("Failed to transform regex into a grammar")
+
+
+class Tokenizers:
+    @staticmethod
+    def from_pretrained(folder: Path, trust_remote_code: bool) -> Any:
+        assert trust_remote_code is False
+        if not (folder / "tokenizer.json").is_file():
+            raise OSError("no tokenizer")
+        return Record(eos_token_id=GUIDE_END)
+
+
 @pytest.fixture
 def adapter_module(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     names: dict[str, dict[str, Any]] = {
         "vllm": {"SamplingParams": Record},
-        "vllm.sampling_params": {"RequestOutputKind": SimpleNamespace(DELTA="delta")},
+        "vllm.sampling_params": {
+            "RequestOutputKind": SimpleNamespace(DELTA="delta"),
+            "StructuredOutputsParams": Record,
+        },
+        "vllm.v1.structured_output": {},
+        "vllm.v1.structured_output.backend_xgrammar": {"validate_xgrammar_grammar": refuse_bad_guide},
+        "transformers": {"AutoTokenizer": Tokenizers},
         "vllm.engine": {},
         "vllm.engine.arg_utils": {"EngineArgs": Record},
         "vllm.v1": {},
@@ -86,7 +108,7 @@ def adapter_module(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def engine(adapter_module: Any) -> tuple[Any, Core]:
     core = Core()
     ready = Ready("cuda-vllm", 1000, 8, 64, 64, 4096, 16)
-    return adapter_module.VllmAdapter(core, ready, Limits(1000, 64, 64, 128)), core
+    return adapter_module.VllmAdapter(core, ready, Limits(1000, 64, 64, 128), GUIDE_END), core
 
 
 def submit(adapter: Any, request_id: int = 7, **sampling: Any) -> None:
@@ -185,6 +207,56 @@ def test_sampling_means_what_the_backend_means(
     assert core.added[0].prompt_token_ids == [5, 6]
 
 
+@pytest.mark.parametrize(
+    ("guide_type", "guide", "field", "value"),
+    [
+        ("json", None, "json_object", True),
+        ("json_schema", "{}", "json", "{}"),
+        ("regex", "a+", "regex", "a+"),
+        ("ebnf_grammar", 'root ::= "a"', "grammar", 'root ::= "a"'),
+    ],
+)
+def test_a_guide_is_vllms_and_ends_with_its_end(
+    engine: tuple[Any, Core], guide_type: str, guide: str | None, field: str, value: Any
+) -> None:
+    adapter, core = engine
+    submit(adapter, guide_type=guide_type, guide=guide)
+    params = core.added[0].sampling_params
+    assert getattr(params.structured_outputs, field) == value
+    assert params.structured_outputs._backend == "xgrammar"
+    assert params.stop_token_ids == [2, GUIDE_END]
+    core.bring(output("7", [10, GUIDE_END], FinishReason.STOP))
+    update = adapter.step()[0]
+    assert (list(update.tokens), update.finish) == ([10], Finish.END_ID)
+
+
+def test_a_bad_guide_is_refused_before_the_core_sees_it(engine: tuple[Any, Core]) -> None:
+    adapter, core = engine
+    with pytest.raises(RequestRefused, match="regex"):
+        submit(adapter, guide_type="regex", guide="((")
+    assert (core.added, adapter.active) == ([], 0)
+
+
+def test_without_guide_or_bias_vllm_gets_none(engine: tuple[Any, Core]) -> None:
+    adapter, core = engine
+    submit(adapter)
+    params = core.added[0].sampling_params
+    assert (params.structured_outputs, params.logit_bias) == (None, None)
+
+
+def test_a_bias_is_passed_on_in_finite_numbers(engine: tuple[Any, Core]) -> None:
+    adapter, core = engine
+    submit(adapter, token_bias=((5, -1.5), (6, float("-inf"))))
+    assert core.added[0].sampling_params.logit_bias == {5: -1.5, 6: -1e9}
+
+
+def test_vllm_loads_a_tokenizer_only_where_there_is_one(adapter_module: Any, tmp_path: Path) -> None:
+    assert adapter_module._guide_end(tmp_path) is None
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert adapter_module._guide_end(tmp_path) == GUIDE_END
+    assert engine_arguments(EngineOptions(), tmp_path, tokenizer=True)["skip_tokenizer_init"] is False
+
+
 def test_the_kv_cache_share_is_vllms_own(engine: tuple[Any, Core]) -> None:
     adapter, core = engine
     submit(adapter)
@@ -199,7 +271,7 @@ def test_options_become_vllms_arguments() -> None:
     options = EngineOptions.parse(
         {"max_input_len": 100, "max_output_len": 28, "max_batch_size": 4, "engine_args": {"seed": 3}}
     )
-    arguments = engine_arguments(options, Path("/checkpoint"))
+    arguments = engine_arguments(options, Path("/checkpoint"), tokenizer=False)
     assert arguments["max_model_len"] == 128
     assert arguments["max_num_seqs"] == 4
     assert arguments["seed"] == 3

@@ -53,6 +53,7 @@ RAGGED = {
     "bad_words_list": ("INT32", "2, -1"),
     "embedding_bias": ("FP32", "-1"),
     "guided_decoding_guide_type": ("STRING", "1"),
+    "guided_decoding_guide": ("STRING", "1"),
 }
 OUTPUTS = {
     "output_ids": ("INT32", "-1, -1"),

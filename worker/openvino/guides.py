@@ -17,6 +17,7 @@ from typing import Any
 
 import openvino_genai as genai
 
+from worker.openvino.schemas import enforced
 from worker.protocol import Sampling, Status
 from worker.validate import RequestRefused
 
@@ -46,9 +47,15 @@ class Problem:
 
 
 def structured_output(guide_type: str, guide: str | None) -> Any:
-    """The engine's form of a guide that `worker.validate` has let through."""
+    """The engine's form of a guide that `worker.validate` has let through.
+
+    Raises:
+        RequestRefused: a JSON schema that answers would not be held to.
+    """
     if guide_type == "json":
         return genai.StructuredOutputConfig(grammar=JSON_GRAMMAR)
+    if guide_type == "json_schema":
+        return genai.StructuredOutputConfig(json_schema=json.dumps(enforced(json.loads(guide or ""))))
     name = {"ebnf_grammar": "grammar"}.get(guide_type, guide_type)
     return genai.StructuredOutputConfig(**{name: guide})
 

@@ -7,11 +7,13 @@ token ids in, token ids out.
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import time
 from array import array
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +21,30 @@ os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
 os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
 
+from transformers import AutoTokenizer
 from vllm.engine.arg_utils import EngineArgs
 from vllm.v1.engine import EngineCoreRequest, FinishReason
 from vllm.v1.engine.core_client import EngineCoreClient
 from vllm.v1.executor import Executor
 
 from common.errors import EngineError
-from worker.protocol import Finish, GenerationRequest, Ready, Refusal, Status, Update
+from worker.protocol import (
+    GUIDED_DECODING,
+    LOGIT_BIAS,
+    Finish,
+    GenerationRequest,
+    Ready,
+    Refusal,
+    Status,
+    Update,
+)
 from worker.serving import Load
 from worker.stopping import StopWords
 from worker.validate import Limits, RequestRefused
 from worker.vllm.options import EngineOptions, checkpoint_folder, engine_arguments
-from worker.vllm.sampling import sampling_params
+from worker.vllm.sampling import end_ids, sampling_params
 
+LOG = logging.getLogger("worker")
 # A step waits this long for the core, so that new requests and cancellations are passed on in between.
 WAIT_SECONDS = 0.002
 
@@ -39,17 +52,22 @@ WAIT_SECONDS = 0.002
 class _Running:
     """A request inside the core."""
 
-    def __init__(self, request: GenerationRequest) -> None:
+    def __init__(self, request: GenerationRequest, ends: frozenset[int]) -> None:
         self.request = request
+        self.ends = ends
         self.stop_words = StopWords(request.sampling.stop_words)
         self.scheduled_ns = 0
 
 
 class VllmAdapter:
-    """In-flight batching, paged KV cache and prefix caching by vLLM's engine core."""
+    """In-flight batching, paged KV cache and prefix caching by vLLM's engine core.
 
-    def __init__(self, core: Any, ready: Ready, bounds: Limits) -> None:
+    `guide_end` is the token that its grammars end an answer with, None without guided decoding.
+    """
+
+    def __init__(self, core: Any, ready: Ready, bounds: Limits, guide_end: int | None = None) -> None:
         self._core = core
+        self._guide_end = guide_end
         self._ready = ready
         self._limits = bounds
         self._running: dict[str, _Running] = {}
@@ -78,11 +96,11 @@ class VllmAdapter:
     def submit(self, request: GenerationRequest) -> None:
         name = str(request.request_id)
         try:
-            params = sampling_params(request.sampling)
+            params = sampling_params(request.sampling, self._guide_end)
         except ValueError as error:
             raise RequestRefused(str(error), code="refused_by_engine") from error
         self._core.add_request(_core_request(name, request, params))
-        self._running[name] = _Running(request)
+        self._running[name] = _Running(request, end_ids(request.sampling, self._guide_end))
 
     def cancel(self, request_id: int) -> None:
         if self._running.pop(str(request_id), None) is not None:
@@ -130,7 +148,7 @@ class VllmAdapter:
         """The new tokens up to the end id (left out) or a stop word (kept), and why they end, if they do."""
         tokens = array("i")
         for token in output.new_token_ids:
-            if token == running.request.sampling.end_id and output.finish_reason == FinishReason.STOP:
+            if token in running.ends and output.finish_reason == FinishReason.STOP:
                 return tokens, Finish.END_ID
             tokens.append(token)
             if running.stop_words.ends_with(token):
@@ -177,7 +195,9 @@ def load(package: Path, options: Mapping[str, Any]) -> VllmAdapter:
         Exception: whatever vLLM raises while it starts; the caller reports it.
     """
     settings = EngineOptions.parse(options)
-    arguments = engine_arguments(settings, checkpoint_folder(package, settings))
+    folder = checkpoint_folder(package, settings)
+    guide_end = _guide_end(folder)
+    arguments = engine_arguments(settings, folder, tokenizer=guide_end is not None)
     config = EngineArgs(**arguments).create_engine_config()
     core = EngineCoreClient.make_client(
         multiprocess_mode=True,
@@ -188,7 +208,8 @@ def load(package: Path, options: Mapping[str, Any]) -> VllmAdapter:
     )
     cache = config.cache_config
     kv_tokens = int(cache.num_gpu_blocks or 0) * int(cache.block_size)
-    bounds = _limits(config.model_config, settings, kv_tokens)
+    features = (LOGIT_BIAS,) if arguments["skip_tokenizer_init"] else (LOGIT_BIAS, GUIDED_DECODING)
+    bounds = replace(_limits(config.model_config, settings, kv_tokens), features=features)
     ready = Ready(
         engine="cuda-vllm",
         vocab_size=bounds.vocab_size,
@@ -197,8 +218,22 @@ def load(package: Path, options: Mapping[str, Any]) -> VllmAdapter:
         max_output_len=bounds.max_output_len,
         kv_cache_tokens=kv_tokens,
         kv_block_tokens=int(cache.block_size),
+        features=features,
     )
-    return VllmAdapter(core, ready, bounds)
+    return VllmAdapter(core, ready, bounds, guide_end)
+
+
+def _guide_end(folder: Path) -> int | None:
+    """The end token of the checkpoint's tokenizer, with which vLLM's grammars end an answer.
+
+    None where there is no tokenizer that vLLM could load; it then serves without guided decoding.
+    """
+    try:
+        end: int | None = AutoTokenizer.from_pretrained(folder, trust_remote_code=False).eos_token_id
+    except Exception as error:  # tokenizers fail in any way; a model is served without its own all the same
+        LOG.warning("Guided decoding is off, because the tokenizer cannot be loaded: %s", error)
+        return None
+    return end
 
 
 def _limits(model: Any, options: EngineOptions, kv_tokens: int) -> Limits:

@@ -49,11 +49,11 @@ class EngineOptions:
         return None
 
 
-def engine_arguments(options: EngineOptions, model: Path) -> dict[str, Any]:
-    """What EngineArgs is called with. Text is made elsewhere, so vLLM needs no tokenizer."""
+def engine_arguments(options: EngineOptions, model: Path, *, tokenizer: bool) -> dict[str, Any]:
+    """What EngineArgs is called with. Text is made elsewhere; `tokenizer` is for guided decoding only."""
     arguments: dict[str, Any] = {
         "model": str(model),
-        "skip_tokenizer_init": True,
+        "skip_tokenizer_init": not tokenizer,
         "dtype": options.dtype,
         "max_num_seqs": options.max_batch_size,
         "max_model_len": options.max_model_len,
