@@ -2,8 +2,9 @@
 
     ./.venv/bin/python -m benchmarks.repository --package models/smollm2-135m-trt [--json FILE]
 
-Imports are not counted. Every figure is the median of --repeat runs; `cpu` is processor time, which says more
-than wall time on a busy machine. Decoding streams one token a push, beside the tokenizers library's own
+Imports are not counted. `min` is the fastest of --repeat runs: other work on the machine can only add to it.
+`median` and `cpu`, the median of processor time, say how busy the machine was. `limit` is what the project
+promises. Decoding streams one token a push, beside the tokenizers library's own
 `DecodeStream`.
 """
 
@@ -31,29 +32,35 @@ from common.paths import Home
 
 TEXT = "The capital of France is Paris, 你好，世界 👩‍👩‍👧‍👦 and so on.\n"
 TEXT_REPEATS = 400
+RENDER_LIMIT_MS, LINT_LIMIT_MS = 150.0, 300.0
 
 
-def measure(action: Callable[[], object], repeat: int) -> dict[str, float]:
-    """Median wall and processor time of one call, in milliseconds."""
+def measure(action: Callable[[], object], repeat: int, *, limit_ms: float | None = None) -> dict[str, float]:
+    """Wall and processor time of one call, in milliseconds."""
     walls, processors = [], []
     for _ in range(repeat):
         wall, processor = time.perf_counter(), time.process_time()
         action()
         walls.append((time.perf_counter() - wall) * 1e3)
         processors.append((time.process_time() - processor) * 1e3)
-    return {"wall_ms": round(statistics.median(walls), 1), "cpu_ms": round(statistics.median(processors), 1)}
+    figures = {"min_ms": min(walls), "median_ms": statistics.median(walls)}
+    figures["cpu_ms"] = statistics.median(processors)
+    limit = {} if limit_ms is None else {"limit_ms": limit_ms}
+    return {**{name: round(figure, 1) for name, figure in figures.items()}, **limit}
 
 
 def repository_figures(package: Path, repeat: int) -> dict[str, Any]:
     config = parse_config({"models": {"m": {"engine": "cpu", "model_path": str(package.resolve())}}})
     with tempfile.TemporaryDirectory() as folder:
-        home = Home(Path(folder))
         pbtxt.model_config_messages()
-        first = measure(lambda: first_render(config, home), 1)
+        homes = (Home(Path(folder, str(number))) for number in range(repeat))
+        home = Home(Path(folder, "0"))
         return {
-            "render, first": first,
+            "render, all files": measure(
+                lambda: first_render(config, next(homes)), repeat, limit_ms=RENDER_LIMIT_MS
+            ),
             "render, nothing changed": measure(lambda: first_render(config, home), repeat),
-            "lint": measure(lambda: lint(home.repository), repeat),
+            "lint": measure(lambda: lint(home.repository), repeat, limit_ms=LINT_LIMIT_MS),
         }
 
 

@@ -8,7 +8,8 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from builder.repository_changes import RECORD_NAME, Changes
@@ -16,6 +17,7 @@ from common import atomic
 from common.errors import ResourceError
 
 READABLE_FOLDER = 0o755
+SYNC_THREADS = 8
 
 
 @contextlib.contextmanager
@@ -41,8 +43,7 @@ def apply_changes(repository: Path, changes: Changes) -> None:
         ResourceError: disk full, no permission, read-only.
     """
     with _storage_errors(repository), _staging(repository) as staging:
-        for name, content in changes.written.items():
-            _stage(staging / name, content)
+        _stage(staging, changes.written)
         atomic.write_json(repository / RECORD_NAME, changes.pending.as_dict())
         _move_into_place(staging, repository, changes)
         for name in changes.removed:
@@ -51,11 +52,17 @@ def apply_changes(repository: Path, changes: Changes) -> None:
         atomic.write_json(repository / RECORD_NAME, changes.record.as_dict())
 
 
-def _stage(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
+def _stage(staging: Path, files: Mapping[str, bytes]) -> None:
+    for name, content in files.items():
+        (staging / name).parent.mkdir(parents=True, exist_ok=True)
+        (staging / name).write_bytes(content)
+    # Side by side, because file systems put syncs that wait together into one commit.
+    with ThreadPoolExecutor(SYNC_THREADS) as pool:
+        list(pool.map(_sync, (staging / name for name in files)))
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
