@@ -15,7 +15,7 @@ from runtime.launch import PROXY_DRAIN_SECONDS
 
 SOURCE_PREFIX = "source."
 IMAGE = re.compile(
-    r"(?P<name>[^@:]+(?::\d+/[^@:]+)?)(?::(?P<tag>[\w][\w.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?"
+    r"(?P<name>[\w./-]+(?::\d+/[\w./-]+)?)(?::(?P<tag>[\w][\w.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?"
 )
 QUANTITY = r"^\d+(\.\d+)?(Ki|Mi|Gi|Ti)$"
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"

@@ -1,0 +1,418 @@
+"""Manifests from a config: the right overlay, numbers that follow from plan and drain, real ew commands."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+
+from cli import k8s
+from cli.app import main
+from common.config import DeployConfig, parse_config
+from common.errors import EwError, ResourceError, UsageError
+from runtime import teardown
+from runtime.k8s import multinode, pods, sizing
+from runtime.k8s.build import kustomize
+from runtime.k8s.examples import EXAMPLES, render_example
+from runtime.k8s.manifests import Manifests, arguments_of, at, option, parse_manifests
+from runtime.k8s.overlay import TREE, render_overlay
+from runtime.k8s.pool import OVERLAYS, PRODUCTS, Pool, pool_of
+from runtime.k8s.tree import write_tree
+from runtime.k8s.values import Values, parse_values, read_values, set_names
+from tests.deploy.k8s import overlay
+from tests.packages import make_package
+
+HF = EXAMPLES / "single-gpu" / "model"
+
+
+def config(engine: str = "cuda-trt", tp: int = 1, pp: int = 1, **changes: Any) -> DeployConfig:
+    model = {"engine": engine, "model_path": "models/m", "dtype": "bfloat16", "max_input_len": 2048}
+    sizes = {"tensor_parallel_size": tp, "pipeline_parallel_size": pp, "max_output_len": 1024}
+    return parse_config({"models": {"m": {**model, **sizes, **changes}}})
+
+
+def values(*settings: str) -> Values:
+    return parse_values((f"plan_from={HF}", "source=org/model", "gpu=L40S", *settings))
+
+
+def patch_of(config_: DeployConfig, *settings: str) -> Any:
+    """The server's part of the Deployment's patch, and the pod's."""
+    document = yaml.safe_load(render_overlay(config_, values(*settings)).files["workload.yaml"])
+    spec = document["spec"]["template"]["spec"]
+    return spec["containers"][0], spec
+
+
+# --- the committed overlays --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_committed_overlays_are_fresh(name: str) -> None:
+    files = render_example(name).files
+    folder = TREE / "overlays" / name
+    assert {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()} == files, (
+        "run: python -m runtime.k8s.examples"
+    )
+
+
+def test_every_overlay_can_be_asked_for() -> None:
+    assert set(k8s.OVERLAYS) == set(OVERLAYS) == {path.name for path in (TREE / "overlays").iterdir()}
+
+
+def _ew_commands(manifests: Manifests) -> list[list[str]]:
+    """Every ew command line in the pods, those in shell scripts too."""
+    found = []
+    for part in manifests.pods():
+        for container in part.all_containers:
+            script = (container.get("command") or ["", "", ""])[-1] if container.get("command") else ""
+            words = [line.replace("until ", "").split(";")[0].split() for line in script.splitlines()]
+            found += [line[1:] for line in words if line[:1] == ["ew"]]
+            found += [arguments_of(container)] if container.get("args") else []
+    return found
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_containers_run_command_lines_that_ew_takes(name: str) -> None:
+    lines = _ew_commands(overlay(name))
+    assert {"start", "convert-trt", "package"} <= {line[0] for line in lines}
+    for line in lines:
+        verb, rest = main.get_command(click.Context(main), line[0]), line[1:]
+        while isinstance(verb, click.Group):
+            verb, rest = verb.get_command(click.Context(verb), rest[0]), rest[1:]
+        assert verb is not None, line
+        context = verb.make_context(line[0], rest)
+        assert context.params.get("extra", ()) == (), "nothing may be left over for trtllm-build"
+
+
+def test_pods_of_the_multi_node_set_are_what_kustomize_makes_of_the_deployment() -> None:
+    """The leader is merged by our own code; kustomize's merge of the same patch is the reference."""
+    deployment = yaml.safe_load((TREE / "base" / "deployment.yaml").read_text())
+    rendered = render_example("multi-gpu")
+    ours = pods.merged(
+        deployment["spec"]["template"],
+        yaml.safe_load(rendered.files["workload.yaml"])["spec"]["template"],
+    )
+    theirs = copy.deepcopy(overlay("multi-gpu").of_kind("Deployment")[0]["spec"]["template"])
+    ours["spec"]["tolerations"] = pods.TOLERATIONS
+    for document in (ours, theirs):
+        for item in pods_in(document):
+            item.pop("image")
+            item.get("volumeMounts", []).sort(key=lambda mount: mount["mountPath"])
+        document["spec"]["volumes"].sort(key=lambda volume: volume["name"])
+        next(v for v in document["spec"]["volumes"] if v["name"] == "config").pop("configMap")
+    assert ours == theirs
+
+
+def pods_in(template: Any) -> list[Any]:
+    return [*template["spec"]["containers"], *template["spec"]["initContainers"]]
+
+
+# --- which overlay -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config_", "settings", "expected"),
+    [
+        (config("cpu"), (), ("cpu", 0, 1)),
+        (config(), (), ("single-gpu", 1, 1)),
+        (config(tp=4), (), ("multi-gpu", 4, 1)),
+        (config(tp=8, pp=2), (), ("multi-node", 8, 2)),
+        (config(tp=4, pp=2), ("gpus_per_node=4",), ("multi-node", 4, 2)),
+        (config("cuda-vllm", tp=2), ("image=ew:1-vllm",), ("pytorch", 2, 1)),
+    ],
+)
+def test_the_config_says_which_overlay(
+    config_: DeployConfig, settings: tuple[str, ...], expected: tuple[str, int, int]
+) -> None:
+    pool = pool_of(config_, values(*settings), None)
+    assert (pool.overlay, pool.gpus, pool.nodes) == expected
+
+
+def test_a_pytorch_package_calls_for_the_pytorch_overlay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EW_HOME", str(tmp_path))
+    make_package(tmp_path / "models" / "m", era="pytorch")
+    assert pool_of(config(), values(), None).overlay == "pytorch"
+
+
+@pytest.mark.parametrize(
+    ("config_", "overlay_", "settings", "code"),
+    [
+        (config("cpu"), "single-gpu", (), "overlay_unfit"),
+        (config(), "cpu", (), "overlay_unfit"),
+        (config(tp=2), "single-gpu", (), "overlay_unfit"),
+        (config(), "multi-gpu", (), "overlay_unfit"),
+        (config(tp=8, pp=2), "multi-gpu", (), "overlay_unfit"),
+        (config(tp=4), "multi-node", (), "overlay_unfit"),
+        (config(tp=4, pp=3), None, (), "overlay_unfit"),
+        (config("cuda-vllm"), "single-gpu", (), "overlay_unfit"),
+        (config("cuda-vllm"), None, (), "no_image"),
+        (config(), None, ("triton=19.01",), "unknown_triton"),
+        (config(), None, ("gpu=RTX 4090",), "no_gpu_product"),
+        (config(), None, ("gpu=potato",), "unknown_gpu"),
+        (parse_config({"models": {}}), None, (), "one_engine"),
+    ],
+)
+def test_what_contradicts_is_refused(
+    config_: DeployConfig, overlay_: str | None, settings: tuple[str, ...], code: str
+) -> None:
+    with pytest.raises(UsageError) as refused:
+        pool_of(config_, values(*settings), overlay_)
+    assert refused.value.code == code
+    assert refused.value.hint
+
+
+def test_engines_are_kept_apart_by_gpu_version_and_size() -> None:
+    def path(config_: DeployConfig, *settings: str) -> str:
+        packages = render_overlay(config_, values(*settings)).facts["packages"]
+        return str(packages["m"])
+
+    variants = {
+        path(config()),
+        path(config(), "gpu=H100"),
+        path(config(), "triton=26.02"),
+        path(config(max_batch_size=8)),
+        path(config(tp=2)),
+        path(config(), "convert_options=--quantization fp8"),
+    }
+    assert len(variants) == 6
+    assert path(config()).startswith("models/m/L40S-trtllm1.2.1-")
+    assert "1.1.0" in path(config(), "triton=26.02")
+
+
+@pytest.mark.parametrize("gpu", PRODUCTS)
+def test_pools_choose_nodes_by_product(gpu: str) -> None:
+    assert pool_of(config(), values(f"gpu={gpu}"), None).gpu_product == PRODUCTS[gpu]
+
+
+# --- numbers -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("drain", [0, 25, 600])
+def test_grace_follows_from_the_services_own_drain(drain: int) -> None:
+    server, spec = patch_of(config(), f"drain_seconds={drain}", "pre_stop_seconds=20")
+    assert option(server["args"], "--drain") == str(drain)
+    assert server["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "20"]
+    assert spec["terminationGracePeriodSeconds"] >= 20 + teardown.longest_stop_seconds(drain) + 5
+
+
+def test_a_slower_volume_gets_more_time_to_load() -> None:
+    slow, _ = patch_of(config(), "read_mib_per_second=20")
+    fast, _ = patch_of(config(), "read_mib_per_second=2000")
+    for server in (slow, fast):
+        budget = server["startupProbe"]["failureThreshold"] * pods.STARTUP_PERIOD
+        assert budget > int(option(server["args"], "--timeout") or 0)
+    assert int(option(slow["args"], "--timeout") or 0) > 3 * int(option(fast["args"], "--timeout") or 0)
+
+
+def test_memory_and_shm_follow_the_plan() -> None:
+    def memory(*settings: str, **changes: Any) -> int:
+        server, _ = patch_of(config(**changes), *settings)
+        return sizing.quantity_bytes(server["resources"]["limits"]["memory"])
+
+    one, two = memory(), memory(tp=2)
+    weights = render_example("single-gpu").facts
+    assert weights["memory"] == "25Gi"  # weights 14.2, programs 3 + 4, adapters 1, /dev/shm 2
+    assert two > one  # the same weights, but libraries and /dev/shm of another rank
+    assert memory(triton={"kv_cache_host_memory_bytes": 32 << 30}) >= one + (32 << 30)
+    assert memory("memory=99Gi") == 99 << 30
+    _, spec = patch_of(config(tp=4))
+    assert next(v for v in spec["volumes"] if v["name"] == "shm")["emptyDir"]["sizeLimit"] == "5Gi"
+
+
+@pytest.mark.parametrize("precision", ["exact", "fast", "int8"])
+def test_the_cpu_engines_memory_depends_on_its_precision(precision: str) -> None:
+    need = sizing.ModelNeeds("m", "s", 2 << 30, 2 << 30, 20_000, 0, 1)
+    models = config("cpu", precision=precision, kv_cache_tokens=64).models
+    size = sizing.server_resources({"m": need}, models, parse_values(()), 0)
+    expected = {"exact": 10, "fast": 8, "int8": 7}[
+        precision
+    ]  # GiB: 4, 2 or 1.1 of weights, 5 and a little more
+    assert size.memory == expected << 30
+
+
+def test_a_package_here_is_planned_without_its_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EW_HOME", str(tmp_path))
+    make_package(tmp_path / "models" / "m")
+    manifest = tmp_path / "models" / "m" / "ew.json"
+    document = json.loads(manifest.read_text())
+    names = ("weights_per_rank", "checkpoint_bytes", "kv_bytes_per_token", "build_host_memory")
+    document["plan"] = {**dict.fromkeys(names, 1 << 30), "convert_host_memory": 1 << 30}
+    document["source"]["model"] = "org/made-from"
+    manifest.write_text(json.dumps(document))
+    rendered = render_overlay(config("cpu"), parse_values(()))
+    assert rendered.facts["sources"] == {"m": "org/made-from"}
+
+
+def test_what_does_not_fit_the_pool_is_refused_with_the_plans_words() -> None:
+    with pytest.raises(ResourceError) as refused:
+        render_overlay(config(), values("gpu=T4", "gpu_product=x"))
+    assert refused.value.code == "plan_does_not_fit"
+
+
+def test_without_package_and_source_it_says_what_to_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EW_HOME", str(tmp_path))
+    with pytest.raises(UsageError) as refused:
+        render_overlay(config("cpu"), parse_values(()))
+    assert refused.value.code == "no_source" and "source.m=" in refused.value.hint
+
+
+# --- values ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "gpu",
+        "gpus=L40S",
+        "image=ew",
+        "image=ew:latest",
+        "image=a b:1",
+        "memory=16",
+        "namespace=Not_A_Name",
+        "autoscaler=vpa",
+        "kv_cache_target=1.5",
+        "pre_stop_seconds=1",
+        "sources=x",
+    ],
+)
+def test_bad_values_are_refused(setting: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        parse_values((setting,))
+    assert refused.value.code == "bad_set"
+
+
+def test_a_misspelled_value_gets_a_suggestion() -> None:
+    with pytest.raises(UsageError, match="min_replica") as refused:
+        parse_values(("min_replica=3",))
+    assert "min_replicas" in refused.value.hint
+
+
+@pytest.mark.parametrize("setting", ["source.other=x/y", "source=x/y"])
+def test_sources_belong_to_models(setting: str) -> None:
+    two = {"m": config().models["m"].model_dump(), "n": config().models["m"].model_dump()}
+    with pytest.raises(UsageError) as refused:
+        render_overlay(parse_config({"models": two}), parse_values((setting, "gpu=L40S")))
+    assert refused.value.code == "bad_set"
+
+
+def test_values_come_from_a_file_too(tmp_path: Path) -> None:
+    (tmp_path / "pool.txt").write_text("# the L40S pool\n\ngpu=L40S\nstorage_class=fast\n")
+    found = parse_values((*read_values(tmp_path / "pool.txt"), "gpu=H100"))
+    assert (found.gpu, found.storage_class) == ("H100", "fast")
+    with pytest.raises(UsageError):
+        read_values(tmp_path / "absent.txt")
+
+
+def test_every_value_is_described() -> None:
+    assert all(set_names().values())
+
+
+def test_values_reach_the_manifests(tmp_path: Path) -> None:
+    settings = (
+        *("namespace=llm", "image=registry.example.com:5000/team/ew:1.2", "pull_secret=pull"),
+        *("keys_secret=my-keys", "hub_secret=my-hub", "storage=77Gi", "storage_class=fast", "host=::"),
+        *("min_replicas=3", "max_replicas=9", "waiting_target=7", "kv_cache_target=0.5", "cpu=11", "shm=6Gi"),
+    )
+    built = _built(render_overlay(config(), values(*settings)), tmp_path)
+    text = yaml.safe_dump_all(built.objects)
+    for expected in (
+        *(
+            "namespace: llm",
+            "image: registry.example.com:5000/team/ew:1.2",
+            "name: pull",
+            "my-keys",
+            "my-hub",
+        ),
+        *("storage: 77Gi", "storageClassName: fast", "minReplicas: 3", "maxReplicas: 9"),
+        *("averageValue: '7'", "averageValue: 500m", "cpu: '11'", "sizeLimit: 6Gi"),
+    ):
+        assert expected in text, expected
+    assert all(at(item, "metadata", "namespace") in ("llm", None) for item in built.objects)
+
+
+def _built(rendered: Any, folder: Path) -> Manifests:
+    write_tree(rendered, folder)
+    return parse_manifests(kustomize(folder / "overlays" / rendered.pool.overlay), "built")
+
+
+@pytest.mark.parametrize(
+    ("settings", "kinds", "absent"),
+    [
+        (("autoscaler=keda",), {"ScaledObject", "PodMonitor"}, {"HorizontalPodAutoscaler"}),
+        (("autoscaler=none",), {"PodMonitor"}, {"HorizontalPodAutoscaler", "ScaledObject"}),
+        (("monitor=service",), {"ServiceMonitor", "HorizontalPodAutoscaler"}, {"PodMonitor"}),
+        (("monitor=none",), {"HorizontalPodAutoscaler"}, {"PodMonitor", "ServiceMonitor"}),
+    ],
+)
+def test_options_choose_components(
+    tmp_path: Path, settings: tuple[str, ...], kinds: set[str], absent: set[str]
+) -> None:
+    built = _built(render_overlay(config(), values(*settings)), tmp_path)
+    found = {item["kind"] for item in built.objects}
+    assert kinds <= found and not absent & found
+    replicas = [at(item, "spec", "replicas") for item in built.of_kind("Deployment")]
+    assert replicas == [2 if "autoscaler=none" in settings else None]
+
+
+def test_several_models_get_a_job_each(tmp_path: Path) -> None:
+    entry = config().models["m"].model_dump()
+    document = {"models": {"m": entry, "Other_Model.v2": {**entry, "model_path": "models/other"}}}
+    settings = (f"plan_from={HF}", "source.m=org/a", "source.Other_Model.v2=org/b", "gpu=L40S")
+    built = _built(render_overlay(parse_config(document), parse_values(settings)), tmp_path)
+    models = {option(arguments_of(item["spec"]["template"]["spec"]["containers"][0]), "--model")
+              for item in built.of_kind("Job")}  # fmt: skip
+    assert models == {"org/a", "org/b"}
+
+
+# --- several nodes -----------------------------------------------------------------------------------------
+
+
+def test_ranks_run_over_nodes_with_the_slots_they_have() -> None:
+    leader, worker = overlay("multi-node").pods(), None
+    parts = {part.role: part for part in leader if part.owner["kind"] == "LeaderWorkerSet"}
+    server = parts["leader"].server
+    assert server is not None
+    environment = {item["name"]: item["value"] for item in server["env"]}
+    assert environment["OMPI_MCA_orte_default_hostfile"] == multinode.HOSTFILE
+    waiter = next(item for item in parts["leader"].all_containers if item["name"] == "ranks")
+    assert waiter["env"] == [{"name": "GPUS", "value": server["resources"]["limits"]["nvidia.com/gpu"]}]
+    worker = parts["worker"]
+    assert (
+        worker.spec["terminationGracePeriodSeconds"] > parts["leader"].spec["terminationGracePeriodSeconds"]
+    )
+    assert "keys" not in {volume["name"] for volume in worker.spec["volumes"]}
+
+
+def test_generated_names_reach_the_custom_resource() -> None:
+    built = overlay("multi-node")
+    name = next(
+        item["metadata"]["name"] for item in built.of_kind("ConfigMap") if "config.json" in item["data"]
+    )
+    roles = [part for part in built.pods() if part.owner["kind"] == "LeaderWorkerSet"]
+    assert [part.volume("config")["configMap"]["name"] for part in roles] == [name, name]
+
+
+# --- the command -------------------------------------------------------------------------------------------
+
+
+def test_output_into_a_foreign_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("x")
+    with pytest.raises(EwError) as refused:
+        write_tree(render_example("cpu"), tmp_path)
+    assert refused.value.code == "output_taken"
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_pool_keys_are_folder_names() -> None:
+    pool = Pool("single-gpu", "engine", render_example("single-gpu").pool.container, "ew:1", "RTX 6000 Ada")
+    assert " " not in pool.key
