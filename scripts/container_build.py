@@ -152,11 +152,12 @@ def layers_hold(image: Image, needles: Sequence[bytes]) -> list[bytes]:
     with tempfile.TemporaryDirectory(prefix="ew-layers-") as folder:
         archive = Path(folder) / "image.tar"
         _run("buildah", "push", "--quiet", image.name, f"docker-archive:{archive}")
-        found = _search(archive, needles)
+        found = search(archive, needles)
     return sorted(found | {needle for needle in needles if needle in image.history.encode()})
 
 
-def _search(path: Path, needles: Sequence[bytes]) -> set[bytes]:
+def search(path: Path, needles: Sequence[bytes]) -> set[bytes]:
+    """Those of `needles` that a file holds; it may be larger than memory."""
     overlap = max(map(len, needles))
     found: set[bytes] = set()
     tail = b""
