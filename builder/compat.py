@@ -6,7 +6,6 @@ PyTorch era: later versions, which load the Hugging Face checkpoint themselves.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,28 +40,6 @@ def containers() -> list[Container]:
 def container_for(tensorrt_llm: str) -> Container | None:
     """The newest container that carries exactly this TensorRT-LLM version."""
     return next((row for row in containers() if row.tensorrt_llm == tensorrt_llm), None)
-
-
-def container_of_tag(tag: str) -> tuple[Container, str | None]:
-    """A Triton release by its image tag, and what the image is made for: trtllm, vllm, "", None: not said.
-
-    `tag` is a whole image name (nvcr.io/nvidia/tritonserver:26.03-trtllm-python-py3), its tag or just 26.03.
-
-    Raises:
-        UsageError: that release is not known.
-    """
-    match = re.fullmatch(r"(?:.*:)?(\d\d\.\d\d)(?:-([\w.-]+))?", tag)
-    found = next((row for row in containers() if match and row.triton == match[1]), None)
-    if match is None or found is None:
-        raise UsageError(
-            f"{tag!r} is not a known Triton container.",
-            hint=f"Known are {containers()[-1].triton} to {containers()[0].triton}, written like "
-            f"{newest_container().tag}.",
-            code="unknown_container",
-        )
-    if match[2] is None:
-        return found, None
-    return found, next((kind for kind in ("trtllm", "vllm") if kind in match[2]), "")
 
 
 def newest_container() -> Container:

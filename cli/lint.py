@@ -53,8 +53,8 @@ def command(
       ./ew lint
       ./ew lint /srv/triton_model_repo --no-paths --container 26.03-trtllm-python-py3
     """
-    from builder.compat import container_of_tag
     from builder.lint import Options, lint
+    from builder.lint.containers import container_of_tag
     from builder.lint.fix import apply_fixes
     from builder.lint.report import as_document, as_sarif, as_text, has_errors
     from common.paths import home

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from builder.compat import container_of_tag
 from builder.lint import Options, lint
+from builder.lint.containers import container_of_tag
 from builder.render import render
 from common.config import parse_config
 from common.errors import UsageError
