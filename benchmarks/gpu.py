@@ -2,6 +2,7 @@
 
     python -m benchmarks.gpu --engine cuda-vllm --shapes 1B 8B --streams 1 16 64 256 --json FILE
     python -m benchmarks.gpu --engine cpu --shapes tiny --streams 1 4 --new-tokens 16      (no GPU needed)
+    python -m benchmarks.gpu --engine cuda-hf --shapes tiny --streams 1 4 --new-tokens 16  (nor here)
 
 Makes random Llama checkpoints (bf16), then for each measures, with the same prompts and lengths: the bare
 engine in its own process; the engine under tritonserver (`generate_stream` of the tensorrt_llm model); the
@@ -46,7 +47,7 @@ SHAPES = {
     "8B": Shape(4096, 32, 32, 8, 14336, LLAMA_VOCAB),
 }
 MODEL = "bench"
-BARE = {"cuda-vllm": "benchmarks.gpu_bare", "cpu": "benchmarks.cpu_bare"}
+BARE = {"cuda-vllm": "benchmarks.gpu_bare", "cuda-hf": "benchmarks.hf_bare", "cpu": "benchmarks.cpu_bare"}
 LAYERS = ("bare", "triton", "stack")
 
 

@@ -161,7 +161,7 @@ def make_package(engine: str, dtype: str, folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--engine", choices=("cuda-vllm", "cpu"), default="cuda-vllm")
+    parser.add_argument("--engine", choices=("cuda-vllm", "cuda-hf", "cpu"), default="cuda-vllm")
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--port", type=int, default=8095)
