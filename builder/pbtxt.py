@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from functools import cache
 from pathlib import Path
@@ -53,10 +54,22 @@ def parse_config(text: str, *, source: str) -> Any:
 
     try:
         return text_format.Parse(text, model_config_messages().ModelConfig())
-    except text_format.ParseError as error:
+    except (text_format.ParseError, ValueError) as error:
         raise RepositoryError(
-            f"{source} is not a Triton model configuration.", why=str(error), code="pbtxt_invalid"
+            f"{source} is not a Triton model configuration.",
+            why=_described(error, text),
+            code="pbtxt_invalid",
         ) from None
+
+
+def _described(error: Exception, text: str) -> str:
+    """`line:column : message`; protobuf leaves the place out where a number is too large for its field."""
+    number = re.search(r"out of range: (\S+)$", str(error))
+    position = text.find(number[1]) if number else -1
+    if position < 0:
+        return str(error)
+    line, column = text.count("\n", 0, position) + 1, position - text.rfind("\n", 0, position)
+    return f"{line}:{column} : {error}"
 
 
 @cache

@@ -62,6 +62,7 @@ MUTATIONS = [
     ("EW102", ENGINE, ENGINE, r"TYPE_INT32", "TYPE_INT33"),
     ("EW102", ENSEMBLE, ENSEMBLE, r"step \[", "step ["[:-1]),
     ("EW102", BLS, BLS, r"decoupled: true", "decoupled: yes"),
+    ("EW102", PRE, PRE, r"max_batch_size: 8", f"max_batch_size: {10**21}"),
     ("EW103", ENGINE, ENGINE, r"max_batch_size: 8", "max_batch_size: ${triton_max_batch_size}"),
     ("EW103", ENGINE, ENGINE, r'backend: "tensorrtllm"', 'backend: "${triton_backend}"'),
     ("EW103", ENGINE, ENGINE, r"TYPE_FP32", "${logits_datatype}"),
@@ -264,3 +265,9 @@ def test_lines_are_those_of_the_text(repository: Path) -> None:
     lines[number - 1] = lines[number - 1].replace("guaranteed_no_evict", "fast")
     path.write_text("\n".join(lines))
     assert [(finding.rule.id, finding.line) for finding in lint(repository)] == [("EW302", number)]
+
+
+def test_a_number_too_large_is_found_at_its_line(repository: Path) -> None:
+    mutate(repository / POST, r"max_batch_size: 8", f"max_batch_size: {10**21}")
+    (finding,) = [finding for finding in lint(repository) if finding.file == POST]
+    assert (finding.rule.id, finding.line) == ("EW102", 3)
