@@ -49,7 +49,10 @@ class ServedModel:
         self.end_ids = _end_ids(generation, self._id(tokens.get("eos_token")))
         self.pad_id = self._id(tokens.get("pad_token"))
         self.defaults = _defaults(generation)
-        self.context = min(_context(package), config.kv_cache_tokens or UNLIMITED)
+        self.context = min(_size(package, "max_position_embeddings"), config.kv_cache_tokens or UNLIMITED)
+        # A model may have more tokens than its tokenizer names.
+        vocabulary = _size(package, "vocab_size")
+        self.vocab_size = self.tokenizer.get_vocab_size() if vocabulary == UNLIMITED else vocabulary
 
     @cached_property
     def texts(self) -> TokenTexts:
@@ -225,11 +228,11 @@ def _defaults(generation: dict[str, Any]) -> GenerationDefaults:
     )
 
 
-def _context(package: Path) -> int:
-    """Most positions the model has; unlimited where the package does not say."""
-    for name in ("checkpoint/config.json", "engine/config.json"):
-        config = _read_json(package / name)
+def _size(package: Path, name: str) -> int:
+    """A size of the model; UNLIMITED where the package does not say."""
+    for file in ("checkpoint/config.json", "engine/config.json"):
+        config = _read_json(package / file)
         config = config.get("pretrained_config", config)
-        if isinstance(config.get("max_position_embeddings"), int):
-            return int(config["max_position_embeddings"])
+        if isinstance(config.get(name), int):
+            return int(config[name])
     return UNLIMITED

@@ -137,7 +137,7 @@ def _chat_sampling(fields: ChatRequest) -> dict[str, Any]:
 def _token_bias(model: ServedModel, bias: dict[str, float] | None) -> tuple[float, ...]:
     if not bias:
         return ()
-    size = model.tokenizer.get_vocab_size()
+    size = model.vocab_size
     values = [0.0] * size
     for token, value in bias.items():
         if not token.isdecimal() or int(token) >= size:
@@ -158,7 +158,7 @@ def _prompts(model: ServedModel, prompt: Any) -> list[tuple[list[int], str]]:
 def _prompt(model: ServedModel, prompt: str | list[int]) -> tuple[list[int], str]:
     if isinstance(prompt, str):
         return model.encode_raw(prompt), prompt
-    size = model.tokenizer.get_vocab_size()
+    size = model.vocab_size
     if max(prompt) >= size:
         raise UsageError(
             f"prompt: found token {max(prompt)}; allowed are 0 to {size - 1}.", code="invalid_field"
