@@ -82,7 +82,7 @@ async def rollout(copies: list[Copy], front: Balancer, plan: Plan, load: Load) -
 
 async def replace(copy: Copy, front: Balancer, ending: Ending, load: Load) -> Replaced:
     """End a copy that has streams of many lengths running, and bring it back."""
-    outcomes = [Outcome(copy.name, time.monotonic()) for _ in HELD_TOKENS]
+    outcomes = [Outcome(copy.name, time.monotonic(), held=True) for _ in HELD_TOKENS]
     held = [
         asyncio.create_task(load.hold(copy.url, tokens, outcome))
         for tokens, outcome in zip(HELD_TOKENS, outcomes, strict=True)
@@ -104,7 +104,9 @@ def report(plan: Plan, load: Load, replaced: list[Replaced], seconds: float) -> 
     return {
         "requests": len(load.outcomes),
         "whole": sum(not one.problem for one in load.outcomes),
+        "held_streams": sum(one.held for one in load.outcomes),
         "ended_after_their_full_grace": len(full_grace),
+        "users_among_them": sum(not one.held for one in full_grace),
         "lost": lost.total(),
         "lost_by_reason": dict(lost),
         "served_by": dict(Counter(one.copy for one in load.outcomes)),

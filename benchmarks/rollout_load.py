@@ -40,10 +40,14 @@ MIX = (
 
 @dataclass
 class Outcome:
-    """One request; times of one clock, in seconds. `problem` is empty when the whole answer came."""
+    """One request; times of one clock, in seconds. `problem` is empty when the whole answer came.
+
+    A `held` one goes straight to a copy, to be running when the copy ends.
+    """
 
     copy: str
     began: float
+    held: bool = False
     ended: float = 0.0
     problem: str = ""
     first: asyncio.Event = field(default_factory=asyncio.Event)

@@ -46,4 +46,4 @@ def test_no_request_is_lost_when_a_copy_is_replaced(prepared_model: str, tmp_pat
 def test_only_a_stream_that_used_up_its_grace_is_excused(
     problem: str, ended: float, copy: str, expected: bool
 ) -> None:
-    assert had_its_grace(Outcome(copy, 90.0, ended, problem), SIGTERM, ENDING.drain) is expected
+    assert had_its_grace(Outcome(copy, 90.0, ended=ended, problem=problem), SIGTERM, ENDING.drain) is expected
