@@ -17,7 +17,7 @@ from builder.render import render
 from builder.request import ConvertRequest
 from common.config import DeployConfig, parse_config
 from common.paths import Home
-from tests.e2e.conftest import byte_tokenizer
+from tests.e2e.conftest import Installation, as_service, byte_tokenizer
 from tests.e2e.triton_process import Triton, triton
 from tests.tiny import write_hf
 
@@ -93,3 +93,20 @@ def test_every_model_says_which_versions_it_has(server: Triton) -> None:
     ready = {(entry["name"], entry["version"]) for entry in index if entry["state"] == "READY"}
     kinds = ("preprocessing", "tensorrt_llm", "postprocessing", "tensorrt_llm_bls")
     assert ready == {("ensemble", "2"), *((kind, version) for kind in kinds for version in "12")}
+
+
+@pytest.mark.e2e
+def test_start_serves_both_versions(tiny: Installation, other_package: Path) -> None:
+    entry = {
+        "engine": "cpu", "precision": "exact", "max_batch_size": 8, "max_input_len": 64, "max_output_len": 64,
+        "model_path": str(other_package), "version": 2, "older_versions": {"1": tiny.model},
+    }  # fmt: skip
+    config = tiny.home / "deploy" / "config.json"
+    config.parent.mkdir()
+    config.write_text(json.dumps({"models": {"m": entry}}))
+    started = as_service(tiny, replace(tiny, model="m").start(), "m")
+    for version in ("1", "2"):
+        ready = requests.get(
+            f"{started.triton_url}/v2/models/m-tensorrt_llm/versions/{version}/ready", timeout=60
+        )
+        assert ready.ok
