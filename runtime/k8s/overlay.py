@@ -64,13 +64,13 @@ def render_overlay(config: DeployConfig, values: Values, overlay: str | None = N
     )
     files = {
         "config.json": _config_text(config, paths, pool),
-        "workload.yaml": _yaml(*workload),
-        "build.yaml": _yaml(*builds),
-        "scaling.yaml": _yaml(*_sizes(needs, values, pool)),
-        "kustomization.yaml": _yaml(_kustomization(values, pool)),
+        "workload.yaml": as_yaml(*workload),
+        "build.yaml": as_yaml(*builds),
+        "scaling.yaml": as_yaml(*_sizes(needs, values, pool)),
+        "kustomization.yaml": as_yaml(_kustomization(values, pool)),
     }
     if pool.nodes > 1:
-        files["references.yaml"] = _yaml(_references())
+        files["references.yaml"] = as_yaml(_references())
     return Rendered(pool, files, _facts(pool, needs, life, size, values, paths))
 
 
@@ -207,10 +207,10 @@ def _facts(
     }
 
 
-def _yaml(*documents: Document) -> str:
-    return HEAD + "---\n".join(
-        yaml.dump(item, Dumper=_Dumper, sort_keys=False, width=110) for item in documents
-    )
+def as_yaml(*documents: Document, head: str = HEAD) -> str:
+    """Documents as people write them."""
+    texts = (yaml.dump(item, Dumper=_Dumper, sort_keys=False, width=110) for item in documents)
+    return head + "---\n".join(texts)
 
 
 class _Dumper(yaml.SafeDumper):

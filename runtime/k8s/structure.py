@@ -69,6 +69,25 @@ SHAPES: dict[tuple[str, str], Shape] = {
         "podTargetLabels": list,
         "jobLabel": str,
     },
+    ("monitoring.coreos.com/v1", "PrometheusRule"): {
+        "groups!": [
+            {
+                "name!": str,
+                "interval": str,
+                "rules!": [
+                    {
+                        "expr!": str,
+                        "record": str,
+                        "alert": str,
+                        "for": str,
+                        "keep_firing_for": str,
+                        "labels": dict,
+                        "annotations": dict,
+                    }
+                ],
+            }
+        ],
+    },
     ("monitoring.coreos.com/v1", "ServiceMonitor"): {
         "selector!": SELECTOR,
         "namespaceSelector": dict,

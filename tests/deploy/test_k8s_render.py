@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from cli import k8s
 from cli.app import main
 from common.config import DeployConfig, parse_config
 from common.errors import EwError, ResourceError, UsageError
+from common.paths import SOURCE_ROOT
 from runtime import teardown
-from runtime.k8s import multinode, pods, sizing
+from runtime.k8s import multinode, pods, scaling, sizing
 from runtime.k8s.build import kustomize
-from runtime.k8s.examples import EXAMPLES, render_example
+from runtime.k8s.examples import ALERTS, EXAMPLES, alert_rules, render_example
 from runtime.k8s.manifests import Manifests, arguments_of, at, option, parse_manifests
 from runtime.k8s.overlay import TREE, render_overlay
 from runtime.k8s.pool import OVERLAYS, PRODUCTS, Pool, pool_of
@@ -57,6 +59,13 @@ def test_committed_overlays_are_fresh(name: str) -> None:
     assert {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()} == files, (
         "run: python -m runtime.k8s.examples"
     )
+
+
+def test_the_operators_rules_are_those_of_prometheus() -> None:
+    committed = (TREE / ALERTS).read_text(encoding="utf-8")
+    assert committed == alert_rules(), "run: python -m runtime.k8s.examples"
+    groups = yaml.safe_load(committed)["spec"]["groups"]
+    assert groups and all(group["rules"] for group in groups)
 
 
 def test_every_overlay_can_be_asked_for() -> None:
@@ -416,3 +425,22 @@ def test_output_into_a_foreign_folder_is_refused(tmp_path: Path) -> None:
 def test_pool_keys_are_folder_names() -> None:
     pool = Pool("single-gpu", "engine", render_example("single-gpu").pool.container, "ew:1", "RTX 6000 Ada")
     assert " " not in pool.key
+
+
+# --- metrics -----------------------------------------------------------------------------------------------
+
+
+def test_scaling_asks_for_metrics_that_the_engine_shows() -> None:
+    """The adapter's two metrics are those of the autoscaler, made from series and labels of the bridge."""
+    adapter = yaml.safe_load((TREE / "prometheus-adapter.yaml").read_text(encoding="utf-8"))
+    rules = adapter["rules"]["custom"]
+    names = {rule["name"]["as"] for rule in rules}
+    assert names == {scaling.WAITING_METRIC, scaling.KV_CACHE_METRIC}
+    bridge = (SOURCE_ROOT / "templates" / "bridge" / "bridge_metrics.py").read_text(encoding="utf-8")
+    queries = [f"{rule['seriesQuery']} {rule['metricsQuery']}" for rule in rules]
+    queries += [scaling.WAITING_QUERY, scaling.KV_CACHE_QUERY]
+    for query in queries:
+        series = re.findall(r"nv_\w+", query)[0]
+        label, kind = re.findall(r'(request_type|kv_cache_block_type)="(\w+)"', query)[0]
+        for part in (series, label, kind):
+            assert f'"{part}"' in bridge, part
