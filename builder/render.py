@@ -35,7 +35,7 @@ class RenderReport:
             "written": self.written,
             "unchanged": self.unchanged,
             "removed": self.removed,
-            "dryRun": self.dry_run,
+            "dry_run": self.dry_run,
         }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from cli.asking import asking_options, sampling, show_piece
-from cli.output import report_errors
+from cli.output import emit, json_option, report_errors
 from common.errors import EwError
 from runtime import client
 from runtime.asking import ask_streaming
@@ -21,51 +21,76 @@ Messages = list[dict[str, str]]
 
 @click.command("chat")
 @asking_options
+@json_option
 @report_errors
-def command(**options: Any) -> None:
+def command(as_json: bool, **options: Any) -> None:
     """Talk with a served model; the whole conversation is sent with every turn.
 
-    /reset begins a new conversation, /exit or Ctrl-D ends, Ctrl-C stops the answer that is running.
+    /reset begins a new conversation, /exit or Ctrl-D ends, Ctrl-C stops the answer that is running. With
+    --json the answers go to stderr, and one document with all turns to stdout at the end.
 
     \b
     Examples:
       ./ew chat
       ./ew chat --model qwen2.5-7b-trt --system "You are terse." --temperature 0.7
+      printf 'Hello\nWho are you?\n' | ./ew chat --json
     """
     endpoint = client.find_endpoint(options["url"], options["key_file"])
     model = client.choose_model(endpoint, options["model"])
-    fixed = {"modelId": model, **sampling(options)}
-    opening: Messages = [{"role": "system", "content": options["system"]}] if options["system"] else []
+    talk = Talk(endpoint, {"modelId": model, **sampling(options)}, _opening(options), as_json)
     click.secho(f"{model} at {endpoint.url}. {HELP}", dim=True, err=True)
-    messages = list(opening)
     while (line := _read_turn()) is not None:
         if line in ("/exit", "/quit"):
-            return
+            break
         if line == "/reset":
-            messages = list(opening)
+            talk.reset()
         elif line:
-            messages = _turn(endpoint, fixed, messages, line)
+            talk.turn(line)
+    emit({"model": model, "turns": talk.turns}, as_json=as_json)
 
 
-def _turn(endpoint: Endpoint, fixed: dict[str, Any], messages: Messages, line: str) -> Messages:
-    """Ask with the conversation so far; what came of the answer is kept, a failed turn is not."""
-    asked = [*messages, {"role": "user", "content": line}]
-    heard: list[str] = []
+def _opening(options: dict[str, Any]) -> Messages:
+    return [{"role": "system", "content": options["system"]}] if options["system"] else []
 
-    def show(text: str) -> None:
-        heard.append(text)
-        show_piece(text)
 
-    try:
-        answer = ask_streaming(endpoint, {**fixed, "messages": asked}, show)
-        click.echo()
-        click.secho(answer.receipt(), dim=True, err=True)
-    except KeyboardInterrupt:
-        click.secho("\nstopped", dim=True, err=True)
-    except EwError as error:
-        click.secho(f"\nError: {error.what} {error.hint}".rstrip(), fg="red", err=True)
-        return messages
-    return [*asked, {"role": "assistant", "content": "".join(heard)}]
+class Talk:
+    """A conversation: what is sent with the next turn, and a record of every turn so far."""
+
+    def __init__(self, endpoint: Endpoint, fixed: dict[str, Any], opening: Messages, as_json: bool) -> None:
+        self._endpoint = endpoint
+        self._fixed = fixed
+        self._opening = opening
+        self._messages = list(opening)
+        self._as_json = as_json
+        self.turns: list[dict[str, Any]] = []
+
+    def reset(self) -> None:
+        self._messages = list(self._opening)
+
+    def turn(self, line: str) -> None:
+        """Ask with the conversation so far; what came of the answer is kept, a failed turn is not."""
+        asked = [*self._messages, {"role": "user", "content": line}]
+        heard: list[str] = []
+
+        def show(text: str) -> None:
+            heard.append(text)
+            show_piece(text, err=self._as_json)
+
+        record: dict[str, Any] = {"prompt": line}
+        self.turns.append(record)
+        try:
+            answer = ask_streaming(self._endpoint, {**self._fixed, "messages": asked}, show)
+            click.echo(err=self._as_json)
+            click.secho(answer.receipt(), dim=True, err=True)
+            record.update(answer.as_dict())
+        except KeyboardInterrupt:
+            click.secho("\nstopped", dim=True, err=True)
+            record.update({"text": "".join(heard), "finish_reason": "cancelled"})
+        except EwError as error:
+            click.secho(f"\nError: {error.what} {error.hint}".rstrip(), fg="red", err=True)
+            record["error"] = error.as_dict()
+            return
+        self._messages = [*asked, {"role": "assistant", "content": "".join(heard)}]
 
 
 def _read_turn() -> str | None:

@@ -43,7 +43,7 @@ def command(prompt: str | None, stream: bool, raw: bool, as_json: bool, **option
         click.echo()
     else:
         answer = ask_whole(endpoint, body)
-        emit({"modelId": body["modelId"], **answer.as_dict()}, as_json=as_json, text=answer.text)
+        emit({"model": body["modelId"], **answer.as_dict()}, as_json=as_json, text=answer.text)
     click.secho(answer.receipt(), dim=True, err=True)
 
 

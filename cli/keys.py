@@ -76,8 +76,8 @@ def _describe(key: ApiKey) -> dict[str, Any]:
         "name": key.name,
         "role": key.role,
         "created": key.created,
-        "requestsPerMinute": key.requests_per_minute,
-        "maxConcurrent": key.max_concurrent,
+        "requests_per_minute": key.requests_per_minute,
+        "max_concurrent": key.max_concurrent,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -11,6 +12,8 @@ from typing import Any
 from common.errors import EngineError
 from runtime import client
 from runtime.client import Endpoint
+
+CAPITAL = re.compile("[A-Z]")
 
 
 @dataclass(frozen=True)
@@ -35,14 +38,15 @@ class Answer:
         return tokens / rest if tokens > 0 and rest > 0 else 0.0
 
     def as_dict(self) -> dict[str, Any]:
+        """For --json."""
         return {
             "text": self.text,
-            "finishReason": self.finish_reason,
-            "usage": self.usage,
-            "timings": self.timings,
-            "ttftMs": round(self.ttft * 1000, 1) or None,
+            "finish_reason": self.finish_reason,
+            "usage": snake_case(self.usage),
+            "timings": snake_case(self.timings),
+            "ttft_ms": round(self.ttft * 1000, 1) or None,
             "seconds": round(self.seconds, 3),
-            "tokensPerSecond": round(self.tokens_per_second, 1),
+            "tokens_per_second": round(self.tokens_per_second, 1),
         }
 
     def receipt(self) -> str:
@@ -53,6 +57,16 @@ class Answer:
         added = self.timings.get("proxyMs")
         parts += [f"{self.tokens_per_second:.1f} tokens/s", f"{self.seconds:.2f} s", self.finish_reason]
         return ", ".join([*parts, *([f"proxy {added:.1f} ms"] if added is not None else [])])
+
+
+def snake_case(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields of the HTTP API as the command line names them: promptTokens -> prompt_tokens."""
+    return {
+        CAPITAL.sub(lambda letter: f"_{letter[0].lower()}", name): (
+            snake_case(value) if isinstance(value, dict) else value
+        )
+        for name, value in fields.items()
+    }
 
 
 def ask_streaming(endpoint: Endpoint, body: dict[str, Any], show: Callable[[str], None]) -> Answer:

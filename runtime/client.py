@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from common.errors import EngineError, ServiceError, UsageError
+from common.errors import EngineError, EwError, ServiceError, UsageError
 from runtime import state
 from runtime.state import Service
 
@@ -22,6 +22,7 @@ MODELS_PATH = "/api/v1/models"
 KEY_VARIABLE = "EW_API_KEY"
 TIMEOUT_SECONDS = 300.0
 DONE = "[DONE]"
+REQUEST_IS_WRONG = (400, 404, 405, 413, 415, 422)
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ def stream(where: Service | Endpoint, body: dict[str, Any]) -> Generator[dict[st
     Closing the iterator closes the connection, which stops the engine's work on it.
 
     Raises:
-        ServiceError: the proxy is out of reach, or refused the request.
+        UsageError: the proxy refuses the request as it is.
+        ServiceError: the proxy is out of reach, or turned the request away.
         EngineError: the stream ended without `[DONE]`, or with an error event.
     """
     endpoint = where if isinstance(where, Endpoint) else of_service(where)
@@ -158,7 +160,8 @@ def _request(
     """The response, when it is 200.
 
     Raises:
-        ServiceError: out of reach, refused, or broken while it was read.
+        UsageError: refused for what the request is.
+        ServiceError: out of reach, turned away, or broken while it was read.
     """
     kind = http.client.HTTPSConnection if endpoint.scheme == "https" else http.client.HTTPConnection
     data = None if body is None else json.dumps(body).encode()
@@ -196,12 +199,15 @@ def _checked(event: dict[str, Any]) -> dict[str, Any]:
     return event
 
 
-def _refused(response: http.client.HTTPResponse) -> ServiceError:
+def _refused(response: http.client.HTTPResponse) -> EwError:
+    """What is wrong with the request itself is a UsageError with the proxy's own code; the rest may pass."""
     text = response.read().decode("utf-8", "replace")
     try:
         error = json.loads(text)
         error = error.get("error", error)
-        what, hint = error["message"], error.get("hint", "")
+        what, hint, code = error["message"], error.get("hint", ""), error.get("code", "")
     except (ValueError, KeyError, AttributeError):
-        what, hint = text[:200], ""
+        what, hint, code = text[:200], "", ""
+    if response.status in REQUEST_IS_WRONG:
+        return UsageError(f"The proxy refused the request: {what}", hint=hint, code=code)
     return ServiceError(f"The proxy answered {response.status}: {what}", hint=hint, code="request_refused")

@@ -15,6 +15,7 @@ from common.config import DeployConfig, load_config
 from common.errors import EngineError, PackageError
 from common.paths import home
 from runtime import client, lifecycle, state
+from runtime.asking import snake_case
 from runtime.demo_checkpoint import demo_checkpoint
 from runtime.lifecycle import StartRequest
 from runtime.models import entry_for, resolve_models, save_new_entries, set_entry
@@ -56,7 +57,9 @@ class Answer:
         return (self.tokens - 1) / rest if self.tokens > 1 and rest > 0 else 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        return {**vars(self), "tokens": self.tokens, "tokensPerSecond": round(self.tokens_per_second, 1)}
+        figures = {"usage": snake_case(self.usage), "timings": snake_case(self.timings)}
+        speed = round(self.tokens_per_second, 1)
+        return {**vars(self), **figures, "tokens": self.tokens, "tokens_per_second": speed}
 
 
 def ensure_model(name: str | None, progress: Progress) -> str:

@@ -131,7 +131,10 @@ def chosen(name: str | None, models: Iterable[str] = ()) -> View:
         return View((name,))
     if name in models:
         return View(LOGS, name)
-    raise UsageError(f"There is no log or model {name!r}.", hint=f"Use one of {', '.join([*LOGS, *models])}.")
+    raise UsageError(
+        f"There is no log or model {name!r}.",
+        hint=f"Use one of {', '.join([*LOGS, *models])}; see ./ew logs --help.",
+    )
 
 
 class Follower:

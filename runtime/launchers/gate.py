@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from packaging.version import Version
-
+from builder.gate import Built, ServerVersions, mismatch
 from runtime import nvidia
 from runtime.launchers.gpus import memory_problem
 from runtime.launchers.machine import Machine
@@ -59,24 +58,13 @@ def shm_warning(machine: Machine) -> str:
 def _engine_problem(model: ServedModel, runtime: Runtime, gpus: list[Gpu]) -> str:
     if model.engine_pending:
         return f"{model.model_id} has no engine yet ({model.engine_pending})."
-    if model.era != "engine":
+    if model.era is None:
         return ""
-    if (
-        model.tensorrt_llm
-        and runtime.tensorrt_llm
-        and not same_version(model.tensorrt_llm, runtime.tensorrt_llm)
-    ):
-        return (
-            f"The engine of {model.model_id} was built with TensorRT-LLM {model.tensorrt_llm}; "
-            f"{runtime.name} has {runtime.tensorrt_llm}. An engine loads only where it was built."
-        )
-    others = [gpu for gpu in gpus if model.capability and gpu.capability not in (None, model.capability)]
-    if others:
-        return (
-            f"The engine of {model.model_id} was built for compute capability {model.capability}; GPU "
-            f"{others[0].index} ({others[0].name}) has {others[0].capability}."
-        )
-    return ""
+    built = Built(model.era, model.tensorrt_llm, capability=model.capability)
+    server = ServerVersions(runtime.tensorrt_llm)
+    checks = (mismatch(built, server, gpu.capability, f"GPU {gpu.index} ({gpu.name})") for gpu in gpus)
+    found = next((problem for problem in (mismatch(built, server), *checks) if problem), None)
+    return f"{model.model_id} does not load in {runtime.name}. {found.why}" if found else ""
 
 
 def _driver_problem(runtime: Runtime, machine: Machine) -> str:
@@ -85,14 +73,6 @@ def _driver_problem(runtime: Runtime, machine: Machine) -> str:
     return (
         f"{runtime.name} needs CUDA {_major_minor(runtime.cuda)} and so driver "
         f"{nvidia.oldest_driver(runtime.cuda)} or later; here is {machine.driver}."
-    )
-
-
-def same_version(built: str, serving: str) -> bool:
-    """Patch releases differ in the serialized engine; local labels and a fourth number (1.0.3.2510) don't."""
-    return (
-        Version(built).release[:3] == Version(serving).release[:3]
-        and Version(built).pre == Version(serving).pre
     )
 
 

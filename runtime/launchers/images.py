@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from builder.compat import container_for, containers, era_of
+from builder.gate import same_version
 from common.errors import EnvironmentProblem
 from runtime.environments.releases import vllm_containers
-from runtime.launchers.gate import Runtime, same_version
+from runtime.launchers.gate import Runtime
 from runtime.launchers.request import LaunchRequest
 
 

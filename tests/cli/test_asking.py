@@ -37,7 +37,7 @@ def test_infer_streams_to_stdout_and_its_receipt_to_stderr(endpoint: Endpoint, s
 def test_infer_with_json_is_one_document(endpoint: Endpoint, script: Script) -> None:
     document = ew("infer", "--url", endpoint.url, "--system", "Be brief.", "--json", "Hi").document
     assert document["text"] == "Paris"
-    assert document["finishReason"] == "stop"
+    assert document["finish_reason"] == "stop"
     assert [message["role"] for message in script.bodies[0]["messages"]] == ["system", "user"]
 
 

@@ -51,7 +51,8 @@ def planned(engine: str, model: str, *options: str) -> dict[str, Any]:
     answer = start(engine, model, "--json", *options)
     assert answer.code == 0, answer.out + answer.err
     document: dict[str, Any] = answer.document
-    return document
+    (server,) = document["servers"]
+    return {**server, "commands": document["commands"]}
 
 
 def start(engine: str, model: str, *options: str) -> Answer:
@@ -115,7 +116,7 @@ def test_gpus_image_and_own_options_reach_the_command(configured: Path, tmp_path
 
 def test_text_output_can_be_pasted_and_names_the_launcher(configured: Path) -> None:
     answer = start("cuda-trt", "engine-era")
-    assert answer.out.startswith("# launcher: docker (")
+    assert answer.out.startswith("# cuda-trt: engine-era\n# launcher: docker (")
     assert "docker run --rm --init" in answer.out
 
 
@@ -141,3 +142,28 @@ def test_an_environment_of_another_name_is_refused(configured: Path) -> None:
     answer = start("cuda-vllm", "for-vllm", "--env", "nothing")
     assert answer.code == 2
     assert "no environment 'nothing'" in answer.err
+
+
+def test_models_of_several_engines_get_a_tritonserver_each_behind_one_proxy(configured: Path) -> None:
+    models = ("engine-era", "pytorch-era", "for-vllm")
+    named = [part for model in models for part in ("--model", model)]
+    document = ew("start", *named, "--port", 18083, "--dry-run", "--json").document
+    assert [(one["engine"], one["models"], one["parallel"]) for one in document["servers"]] == [
+        ("cuda-trt", ["engine-era"], "leader"),
+        ("cuda-trt", ["pytorch-era"], "single"),
+        ("cuda-vllm", ["for-vllm"], "single"),
+    ]
+    *tritons, proxy = (command["command"] for command in document["commands"])
+    published = [part for command in tritons for part in command if part.startswith("--publish=")]
+    assert len(set(published)) == 9
+    names = [part for command in tritons for part in command if part.startswith("--name=")]
+    assert len(set(names)) == 3
+    assert sum(part.startswith("--triton=") for part in proxy) == 3
+    assert [part for part in proxy if part.startswith("--model=")] == [f"--model={m}" for m in models]
+    assert "--port=18083" in proxy
+
+
+def test_an_engine_that_contradicts_the_config_is_refused(configured: Path) -> None:
+    answer = ew("start", "--engine", "cuda-vllm", "--model", "engine-era", "--dry-run")
+    assert answer.code == 3
+    assert "configured for the engine cuda-trt" in answer.err

@@ -27,7 +27,8 @@ def test_infer_streams_and_answers_whole_alike(here: Installation) -> None:
     assert "tokens/s" in streamed.stderr
     whole = json.loads(here.run(*arguments, "--json").stdout)
     assert whole["text"] + "\n" == streamed.stdout
-    assert whole["finishReason"] == "stop"
+    assert whole["finish_reason"] == "stop"
+    assert whole["usage"]["completion_tokens"] > 0
 
 
 def test_chat_keeps_the_conversation(here: Installation) -> None:
@@ -43,6 +44,21 @@ def test_chat_keeps_the_conversation(here: Installation) -> None:
     assert "Paris" in done.stdout
     receipts = [line for line in done.stderr.splitlines() if "tokens/s" in line]
     assert len(receipts) == 2
+
+
+def test_chat_gives_one_document_of_all_turns(here: Installation) -> None:
+    done = subprocess.run(
+        here.command("chat", "--max-tokens", "4", "--temperature", "0", "--json"),
+        env=here.spawn_environment(),
+        input="Hello\nAgain\n",
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    turns = json.loads(done.stdout)["turns"]
+    assert [turn["prompt"] for turn in turns] == ["Hello", "Again"]
+    assert all(turn["text"] and turn["usage"]["completion_tokens"] <= 4 for turn in turns)
 
 
 def test_bench_reaches_the_lengths_it_was_asked_for(here: Installation) -> None:
@@ -69,6 +85,17 @@ def test_doctor_finds_no_error_while_the_service_is_well(here: Installation) -> 
         texts = [extracted.read() for member in archive if (extracted := archive.extractfile(member))]
     assert len(texts) > 5
     assert not [text for text in texts if key in text]
+
+
+def test_what_the_proxy_refuses_in_a_request_is_wrong_usage(here: Installation) -> None:
+    for arguments, code in (
+        (("--model", "none"), "model_not_found"),
+        (("--max-tokens", "1000000"), "max_tokens_too_large"),
+        (("--no-stream", "--max-tokens", "1000000"), "max_tokens_too_large"),
+    ):
+        done = here.run("infer", *arguments, "Hello", "--json")
+        assert done.returncode == 2, done.stderr
+        assert json.loads(done.stdout)["error"]["code"] == code
 
 
 def test_a_wrong_key_is_a_clear_refusal(here: Installation) -> None:

@@ -44,7 +44,7 @@ def test_a_stream_is_shown_piece_by_piece_with_its_receipt(endpoint: Endpoint, s
 def test_a_whole_answer_has_no_first_token_time(endpoint: Endpoint) -> None:
     answer = ask_whole(endpoint, BODY)
     assert answer.text == "Paris"
-    assert answer.as_dict()["ttftMs"] is None
+    assert answer.as_dict()["ttft_ms"] is None
 
 
 @pytest.mark.parametrize(("end", "expected"), [("cut", "before its end"), ("error", "engine failed")])

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from builder.compat import containers
+from builder.gate import same_version
 from common.errors import EnvironmentProblem, EwError, ResourceError, UsageError
 from runtime.launchers import LaunchRequest, Machine, ServedModel, TritonPorts, plan_launch
-from runtime.launchers.gate import same_version
 from runtime.launchers.gpus import parse_gpus
 from runtime.launchers.machine import CPP_BACKEND, Docker, LocalServer, find_docker, find_local
 from runtime.launchers.request import LaunchPlan
