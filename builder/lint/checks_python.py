@@ -46,6 +46,16 @@ UNGUARDED = {
     "preprocessing": ("tokenizer_dir", "multimodal_model_path"),
     "postprocessing": ("tokenizer_dir",),
 }
+PROMPT_PARAMETERS = ("add_special_tokens", "apply_chat_template", "truncation", "max_input_len")
+# A file of ew's beside model.py -> what that model reads without asking.
+OWN_UNGUARDED = {
+    "prompts.py": ("tokenizer_dir", *PROMPT_PARAMETERS),
+    "engine_calls.py": (
+        *("tokenizer_dir", "skip_special_tokens", "accumulate_tokens", "max_concurrent_requests"),
+        *("preprocessing_model_name", "tensorrt_llm_model_name"),
+    ),
+    "text_requests.py": ("skip_special_tokens", "max_queue_size"),
+}
 
 
 def check_python_model(model: Model, repository: Repository) -> Iterator[Finding]:
@@ -54,8 +64,11 @@ def check_python_model(model: Model, repository: Repository) -> Iterator[Finding
     role = _role(model)
     for folder in model.served:
         yield from _code(model, folder)
-        if role and repository.options.check_paths:
+        if repository.options.check_paths and (role or model.parameter("tokenizer_dir")):
             yield from _tokenizer(model, folder)
+    for key in _read_unguarded(model, role):
+        if model.parameter(key) is None:
+            yield model.find("EW405", f"{key} is missing", subject=key)
     if role:
         yield from _text_model(model, role)
     for key in MODEL_NAMES:
@@ -158,10 +171,16 @@ def _has_execute(tree: ast.Module) -> bool:
     return False
 
 
+def _read_unguarded(model: Model, role: str) -> list[str]:
+    """Parameters without which the model's initialize fails."""
+    keys = dict.fromkeys(UNGUARDED.get(role, ()))
+    for folder in model.served:
+        for name, own in OWN_UNGUARDED.items():
+            keys.update(dict.fromkeys(own if (folder / name).is_file() else ()))
+    return list(keys)
+
+
 def _text_model(model: Model, role: str) -> Iterator[Finding]:
-    for key in UNGUARDED[role]:
-        if model.parameter(key) is None:
-            yield model.find("EW405", f"{key} is missing", subject=key)
     for kind, names in TENSORS[role].items():
         declared = model.tensors(kind)
         for name in names:

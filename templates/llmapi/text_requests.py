@@ -149,8 +149,7 @@ class TextRequest(LiveRequest):
         """Add the text of the tokens that have come."""
         tokens, sequence.tokens = sequence.tokens, array("i")
         if self._matcher.matched is None:
-            ended = [token for token in tokens if token in self._end_words]
-            self._stop_token = ended[0] if ended else None
+            self._stop_token = next((t for t in tokens if t in self._end_words), self._stop_token)
             kept = (token for token in tokens if token not in self._end_words)
             self._text += self._matcher.push(self._decoder.push(kept))
 

@@ -175,6 +175,18 @@ def test_vllm_mutation_is_found(
     assert (rule, file) in found(vllm)
 
 
+def test_ews_own_llmapi_model_needs_its_parameters_and_tokenizer(tmp_path: Path) -> None:
+    repository = rendered(tmp_path, "llmapi", engine="cpu")
+    mutate(repository / CONFIG, r'parameters { key: "max_queue_size".*\n', "")
+    shutil.rmtree(repository / "tensorrt_llm" / "1" / "tokenizer")
+    assert found(repository) == {("EW405", CONFIG), ("EW406", CONFIG)}
+
+
+def test_lists_are_good_arguments(stock: Path) -> None:
+    mutate(stock / YAML, r"tokens_per_block: 32", "max_attention_window: [4096, 512]")
+    assert found(stock) == set()
+
+
 def test_missing_files_of_upstreams_layouts(stock: Path, vllm: Path) -> None:
     (stock / YAML).unlink()
     (stock / MODEL).unlink()
