@@ -1,4 +1,4 @@
-"""The committed overlays as objects, and edits of them."""
+"""The committed overlays as objects, edits of them, and configs to render."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import copy
 import functools
 from typing import Any
 
+from common.config import DeployConfig, parse_config
 from runtime.k8s.build import kustomize
+from runtime.k8s.examples import EXAMPLES
 from runtime.k8s.manifests import Manifests, name_of, parse_manifests
 from runtime.k8s.overlay import TREE
+from runtime.k8s.values import Values, parse_values
 
 REMOVED = object()
+HF = EXAMPLES / "single-gpu" / "model"
 
 
 @functools.cache
@@ -63,3 +67,13 @@ def _index(items: list[Any], part: str) -> Any:
     if part.isdigit():
         return int(part)
     return next(i for i, item in enumerate(items) if part in (item.get("name"), item.get("mountPath")))
+
+
+def config(engine: str = "cuda-trt", tp: int = 1, pp: int = 1, **changes: Any) -> DeployConfig:
+    model = {"engine": engine, "model_path": "models/m", "dtype": "bfloat16", "max_input_len": 2048}
+    sizes = {"tensor_parallel_size": tp, "pipeline_parallel_size": pp, "max_output_len": 1024}
+    return parse_config({"models": {"m": {**model, **sizes, **changes}}})
+
+
+def values(*settings: str) -> Values:
+    return parse_values((f"plan_from={HF}", "source=org/model", "gpu=L40S", *settings))
