@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import signal
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
 from time import perf_counter
 from typing import Any
 
@@ -86,6 +86,9 @@ class Gateway:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
+            if self._entry is not self._http and header(scope, b"access-control-request-method"):
+                # The middleware answers a preflight by itself; that answer has the usual headers, too.
+                send = _Responder(Context(_request_id(scope), perf_counter()), send)
             await self._entry(scope, receive, send)
         elif scope["type"] == "lifespan":
             await self._lifespan(receive, send)
@@ -173,13 +176,22 @@ class _Responder:
         context = self._context
         context.status = message["status"]
         elapsed = (perf_counter() - context.arrived) * 1000
-        timing = ", ".join([*context.server_timing, f"total;dur={elapsed:.3f}"])
+        timing = ", ".join([*_phases(context), f"total;dur={elapsed:.3f}"])
         message["headers"] = [
             *message["headers"],
             (b"x-request-id", context.request_id.encode()),
             (b"x-response-time", b"%.3fms" % elapsed),
             (b"server-timing", timing.encode()),
         ]
+
+
+def _phases(context: Context) -> Iterator[str]:
+    """For Server-Timing, in milliseconds: until the request was handed on, until its first token."""
+    timings = context.timings
+    if timings is not None and timings.sent:
+        yield f"queue;dur={(timings.sent - timings.arrived) * 1000:.3f}"
+    if timings is not None and timings.first:
+        yield f"ttft;dur={(timings.first - timings.arrived) * 1000:.3f}"
 
 
 def routes(service: Service) -> list[Route]:

@@ -14,7 +14,7 @@ MAX_HEADER_BYTES = 64 << 10
 HEADER_SECONDS = 20.0
 HEAD = (
     b"HTTP/1.1 %s\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n"
-    b"x-request-id: %s\r\nx-response-time: %.3fms\r\n\r\n"
+    b"x-request-id: %s\r\nx-response-time: %.3fms\r\nserver-timing: total;dur=%.3f\r\n\r\n"
 )
 SEND_BUFFER_BYTES = 128 << 10  # what the kernel may hold for a client that reads slowly
 
@@ -87,7 +87,7 @@ class GuardedProtocol(HttpToolsProtocol):
         error = {"code": code, "message": message, "hint": "Send a complete HTTP/1.1 request."}
         body = orjson.dumps({"error": error, "requestId": request_id})
         elapsed = (self.loop.time() - self._began) * 1000
-        head = HEAD % (status, len(body), request_id.encode(), elapsed)
+        head = HEAD % (status, len(body), request_id.encode(), elapsed, elapsed)
         self.transport.write(head + body)
         self.transport.close()
 

@@ -15,7 +15,7 @@ from typing import Any
 from common.config import DeployConfig, load_config
 from common.errors import EwError
 from proxy import metrics
-from proxy.generation import Generation, GenerationRequest
+from proxy.generation import Generation, GenerationRequest, Timings
 from proxy.http import Overloaded, TooManyRequests
 from proxy.keys import ApiKey, KeyStore
 from proxy.limits import RateLimiter
@@ -40,7 +40,7 @@ class Context:
     status: int = 0
     model_id: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
-    server_timing: list[str] = field(default_factory=list)
+    timings: Timings | None = None
     span: Any = None
 
 
@@ -156,6 +156,7 @@ class Service:
             request = replace(request, streaming=traits.decoupled)
             span, request = self._begin_span(request, context)
             generation = Generation(client, request, context.arrived, traits)
+            context.timings = context.timings or generation.timings
             self.active.add(generation)
             try:
                 yield generation

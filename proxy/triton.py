@@ -288,7 +288,7 @@ class TritonClient:
         """
         status, body = await self.pool.request("GET", model_path(model_id) + "/config")
         if status != 200:
-            raise ServiceError(f"tritonserver answered {status} to the configuration of {model_id}.")
+            raise _not_ready(_message(body))
         config = orjson.loads(body)
         decoupled = bool(config.get("model_transaction_policy", {}).get("decoupled", False))
         return StreamTraits(decoupled, "delta" if config.get("backend") == DELTA_BACKEND else None)
@@ -352,6 +352,15 @@ def model_path(model_id: str) -> str:
     return f"/v2/models/{quote(model_id)}{ENGINE_SUFFIX}"
 
 
+def _not_ready(message: str) -> ServiceError:
+    return ServiceError(
+        "The model is not ready on tritonserver.",
+        why=message,
+        hint="Try again soon; ./ew status shows which models are loaded.",
+        code="model_not_ready",
+    )
+
+
 def _as_list(event: dict[str, Any], name: str) -> list[Any]:
     """An output tensor; tritonserver writes a single value without brackets."""
     value = event.get(name, [])
@@ -369,12 +378,7 @@ async def _http_error(exchange: Exchange, data: bytes) -> EwError:
     message = _message(data)
     told = message.lower()
     if exchange.status in (404, 503) or AWAY in told:
-        return ServiceError(
-            "The model is not ready on tritonserver.",
-            why=message,
-            hint="Try again soon; ./ew status shows which models are loaded.",
-            code="model_not_ready",
-        )
+        return _not_ready(message)
     if exchange.status in (400, 501) and not any(phrase in told for phrase in FAILED):
         return EngineRefused(
             "The engine refuses this request.", why=message, hint="Leave out or change what it names."

@@ -95,7 +95,8 @@ class PhasedEngine:
         self._admit()
         now = time.monotonic()
         updates = [self._token(one, now) for one in list(self._running.values()) if one.due <= now]
-        time.sleep(STEP_SECONDS)
+        if not updates:
+            time.sleep(STEP_SECONDS)
         return list(updates)
 
     def _admit(self) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import requests
 
 from tests.e2e.phased_engine import ENGINE, SLOTS
@@ -22,6 +23,7 @@ from tests.worker.triton import Triton, wait_until
 
 MODEL = "m"
 STREAM, PLAIN = "/api/v1/inference/stream", "/api/v1/inference"
+ENGINE_MODULE = "tests.e2e.phased_engine"
 WAIT_SECONDS = 20.0
 
 
@@ -54,6 +56,7 @@ class PhasedStack:
     journal: Path
     triton: Triton
     open: list[socket.socket] = field(default_factory=list)
+    lost: set[int] = field(default_factory=set)
 
     def entries(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.journal.read_text().splitlines()]
@@ -64,12 +67,21 @@ class PhasedStack:
 
     def post(self, path: str, document: dict[str, Any]) -> socket.socket:
         """Post JSON on a socket of its own."""
-        host, port = self.url.removeprefix("http://").split(":")
-        connection = socket.create_connection((host, int(port)), timeout=WAIT_SECONDS)
+        connection = self.connect()
         self.open.append(connection)
         body = json.dumps(document)
         head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
         connection.sendall((head + body).encode())
+        return connection
+
+    def connect(self, receive_buffer: int | None = None) -> socket.socket:
+        """A connection to the proxy that has sent nothing; its buffer in bytes."""
+        host, port = self.url.removeprefix("http://").split(":")
+        connection = socket.socket()
+        if receive_buffer is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        connection.settimeout(WAIT_SECONDS)
+        connection.connect((host, int(port)))
         return connection
 
     def enter(self, phase: Phase, path: str, **fields: Any) -> tuple[socket.socket, int]:
@@ -86,7 +98,11 @@ class PhasedStack:
         """Requests that the engine has and has not ended."""
         entries = self.entries()
         ended = {entry["request"] for entry in entries if entry["event"] in ("cancelled", "finished")}
-        return {entry["request"] for entry in entries} - ended
+        return {entry["request"] for entry in entries} - ended - self.lost
+
+    def forget(self, request: int) -> None:
+        """Do not count a request that ended with its engine."""
+        self.lost.add(request)
 
     def cancelled_at(self, request: int) -> float:
         """When the engine stopped its work on a request (CLOCK_MONOTONIC, seconds)."""
@@ -98,6 +114,11 @@ class PhasedStack:
             connection.close()
         self.open.clear()
         wait_until(lambda: not self.running(), WAIT_SECONDS)
+
+    def workers(self) -> list[psutil.Process]:
+        """The engine's processes."""
+        children = psutil.Process(self.triton.process.pid).children(recursive=True)
+        return [child for child in children if ENGINE_MODULE in child.cmdline()]
 
     def cancellations(self, reason: str) -> float:
         """`ew_cancellations_total` of a reason."""
@@ -138,8 +159,10 @@ def _cancelled(entries: list[dict[str, Any]], request: int) -> float | None:
 
 
 @contextlib.contextmanager
-def phased_stack(folder: Path, *proxy_options: str) -> Iterator[PhasedStack]:
-    """The stack on free ports; everything ends with the block."""
+def phased_stack(
+    folder: Path, *proxy_options: str, model: dict[str, Any] | None = None
+) -> Iterator[PhasedStack]:
+    """The stack on free ports; everything ends with the block. `model` is more of its config entry."""
     package, journal = write_package(folder / "package"), folder / "journal"
     journal.touch()
     triton = Triton(folder / "triton")
@@ -150,7 +173,7 @@ def phased_stack(folder: Path, *proxy_options: str) -> Iterator[PhasedStack]:
             f"{MODEL}-tensorrt_llm", package, engine=ENGINE, python=_worker_python(folder), options=options
         )
         triton.load(f"{MODEL}-tensorrt_llm")
-        with proxy_process(folder, {MODEL: package}, triton, *proxy_options) as (url, process):
+        with proxy_process(folder, {MODEL: package}, triton, *proxy_options, model=model) as (url, process):
             yield PhasedStack(url, process, journal, triton)
     finally:
         triton.stop()
@@ -159,6 +182,6 @@ def phased_stack(folder: Path, *proxy_options: str) -> Iterator[PhasedStack]:
 def _worker_python(folder: Path) -> str:
     """Stands in for the worker's Python: drops `-m worker` and runs the phased engine."""
     path = folder / "python"
-    path.write_text(f'#!/bin/sh\nshift 2\nexec {sys.executable} -m tests.e2e.phased_engine "$@"\n')
+    path.write_text(f'#!/bin/sh\nshift 2\nexec {sys.executable} -m {ENGINE_MODULE} "$@"\n')
     path.chmod(0o755)
     return str(path)

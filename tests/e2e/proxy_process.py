@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import requests
 
@@ -20,11 +21,17 @@ START_SECONDS = 60.0
 
 @contextlib.contextmanager
 def proxy_process(
-    folder: Path, packages: Mapping[str, Path], triton: Triton, *options: str
+    folder: Path,
+    packages: Mapping[str, Path],
+    triton: Triton,
+    *options: str,
+    model: Mapping[str, Any] | None = None,
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Its address and the process; `packages` is model id -> package."""
+    """Its address and the process; `packages` is model id -> package, `model` more of each config entry."""
     config = folder / "config.json"
-    models = {name: {"engine": "cpu", "model_path": str(path)} for name, path in packages.items()}
+    models = {
+        name: {"engine": "cpu", "model_path": str(path), **(model or {})} for name, path in packages.items()
+    }
     config.write_text(json.dumps({"models": models}))
     [port] = free_ports(1)
     url = f"http://127.0.0.1:{port}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import stat
 from pathlib import Path
@@ -9,8 +10,11 @@ from pathlib import Path
 import pytest
 
 from common.errors import ConfigError, UsageError
+from common.paths import home
 from proxy.keys import KeyStore, ensure_first_key
+from tests.cli.ew import ew
 from tests.proxy.stack import MODEL, Stack
+from tests.proxy.test_cancel import until
 
 
 def test_first_key_is_made_once_and_is_private(tmp_path: Path) -> None:
@@ -84,6 +88,42 @@ async def test_requests_per_minute(stack: Stack) -> None:
     body = {"modelId": MODEL, "prompt": "hi"}
     statuses = [(await stack.post("/api/v1/inference", body, **{"X-API-Key": secret}))[0] for _ in range(3)]
     assert statuses == [200, 200, 429]
+
+
+async def test_concurrency_of_one_key_leaves_other_keys_alone(stack: Stack) -> None:
+    assert stack.service.keys is not None
+    narrow = {"X-API-Key": stack.service.keys.add("narrow", max_concurrent=1)}
+    stack.script("word " * 50, pace=0.02)
+    body = {"modelId": MODEL, "prompt": "hi"}
+    running = asyncio.ensure_future(stack.post("/api/v1/inference", body, **narrow))
+    assert await until(lambda: bool(stack.triton.running))
+    status, headers, data = await stack.post("/api/v1/inference", body, **narrow)
+    assert (status, json.loads(data)["error"]["code"]) == (429, "too_many_requests")
+    assert headers["Retry-After"]
+    stack.triton.script.pace = 0.0
+    assert (await stack.post("/api/v1/inference", body))[0] == 200
+    assert (await running)[0] == 200
+    assert (await stack.post("/api/v1/inference", body, **narrow))[0] == 200
+
+
+def test_the_verbs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EW_HOME", str(tmp_path))
+    limits = ("--requests-per-minute", 60, "--max-concurrent", 8)
+    made = ew("keys", "add", "alice", *limits, "--json").document
+    listed = ew("keys", "list", "--json")
+    assert made["key"] not in listed.out
+    [alice] = listed.document["keys"]
+    assert (alice["name"], alice["role"]) == ("alice", "inference")
+    assert {60, 8} <= set(alice.values())
+    assert ew("keys", "add", "alice", "--json").code == 2
+    rotated = ew("keys", "rotate", "alice", "--json").document
+    store = KeyStore(home().keys)
+    assert store.verify(made["key"]) is None
+    found = store.verify(rotated["key"])
+    assert found is not None and found.requests_per_minute == 60
+    assert ew("keys", "revoke", "alice", "--json").code == 0
+    assert store.verify(rotated["key"]) is None
+    assert ew("keys", "list", "--json").document["keys"] == []
 
 
 async def test_load_and_unload(stack: Stack) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tests.proxy.stack import MODEL, Stack, parse_events, text_of
@@ -25,13 +25,104 @@ async def test_events_receipt_and_done(stack: Stack) -> None:
 
 
 async def test_response_headers(stack: Stack) -> None:
-    stack.script(TEXT)
+    stack.script(TEXT, pace=0.02)
     body = {"modelId": MODEL, "prompt": "hi"}
-    status, headers, _ = await stack.post("/api/v1/inference/stream", body, **{"X-Request-Id": "abc-1"})
-    assert status == 200
-    assert headers["X-Request-Id"] == "abc-1"
-    assert headers["X-Response-Time"].endswith("ms")
-    assert headers["Content-Type"].startswith("text/event-stream")
+    for path in ("/api/v1/inference/stream", "/api/v1/inference"):
+        status, headers, _ = await stack.post(path, body, **{"X-Request-Id": "abc-1"})
+        assert (status, headers["X-Request-Id"]) == (200, "abc-1")
+        times = server_timing(headers)
+        assert 0 < times["queue"] < times["ttft"] <= times["total"]
+        assert headers["X-Response-Time"] == f"{times['total']:.3f}ms"
+        if path.endswith("stream"):
+            assert headers["Content-Type"].startswith("text/event-stream")
+            assert times["total"] < times["ttft"] + 20
+
+
+async def test_every_response_has_the_headers(make_stack: Callable[..., Any]) -> None:
+    async with make_stack(cors_origins=("https://app.example",)) as stack:
+        stack.script(TEXT)
+        preflight = {"Origin": "https://app.example", "Access-Control-Request-Method": "POST"}
+        for method, path, more, expected in (
+            ("GET", "/health/live", {}, 200),
+            ("GET", "/metrics", {}, 200),
+            ("GET", "/v1/models", {}, 200),
+            ("GET", "/nowhere", {}, 404),
+            ("GET", "/api/v1/inference", {}, 405),
+            ("POST", "/api/v1/inference", {}, 400),
+            ("GET", "/api/v1/status", {"X-API-Key": "wrong"}, 401),
+            ("OPTIONS", "/api/v1/inference", preflight, 200),
+        ):
+            asked = {"X-API-Key": stack.key, **more}
+            async with stack.client.request(method, stack.url + path, headers=asked) as answer:
+                assert answer.status == expected
+                assert len(answer.headers.getall("X-Request-Id")) == 1
+                assert answer.headers["X-Response-Time"].endswith("ms")
+                assert "total" in server_timing(answer.headers)
+
+
+def server_timing(headers: Mapping[str, str]) -> dict[str, float]:
+    """Names and milliseconds."""
+    parts = (part.split(";dur=") for part in headers["Server-Timing"].split(", "))
+    return {name: float(value) for name, value in parts}
+
+
+async def test_every_field_reaches_the_engine(stack: Stack) -> None:
+    stack.script(TEXT, log_prob=-0.5)
+    fields = {
+        "maxTokens": 9,
+        "minTokens": 2,
+        "temperature": 0.5,
+        "topP": 0.9,
+        "topK": 7,
+        "seed": 11,
+        "repetitionPenalty": 1.5,
+        "presencePenalty": 0.25,
+        "frequencyPenalty": 0.75,
+        "badWords": ["fox"],
+        "logprobs": True,
+        "priority": 3,
+        "guided": {"grammar": 'root ::= "a"'},
+    }
+    await stack.events(**fields)
+    sent = stack.triton.requests[0]
+    expected = {
+        "request_output_len": 9,
+        "min_tokens": 2,
+        "temperature": 0.5,
+        "runtime_top_p": 0.9,
+        "runtime_top_k": 7,
+        "seed": 11,
+        "repetition_penalty": 1.5,
+        "presence_penalty": 0.25,
+        "frequency_penalty": 0.75,
+        "return_log_probs": True,
+        "priority": 3,
+        "guided_decoding_guide_type": "ebnf_grammar",
+        "guided_decoding_guide": 'root ::= "a"',
+    }
+    assert {name: sent[name] for name in expected} == expected
+    tokenizer = stack.service.registry.get(MODEL).tokenizer
+    assert tokenizer.encode("fox", add_special_tokens=False).ids[0] in sent["bad_words_list"]
+
+
+async def test_the_receipt_has_every_time(stack: Stack) -> None:
+    stack.script(TEXT, pace=0.005)
+    events = await stack.events()
+    timings = events[-2]["timings"]
+    assert set(timings) == {"queueMs", "ttftMs", "itlMeanMs", "itlP99Ms", "totalMs", "proxyMs"}
+    assert 0 < timings["queueMs"] < timings["ttftMs"] < timings["totalMs"]
+    assert 4 < timings["itlMeanMs"] <= timings["itlP99Ms"] < timings["totalMs"]
+    assert 0 < timings["proxyMs"] < timings["totalMs"]
+
+
+async def test_a_long_prefill_commits_the_status_after_a_while(make_stack: Callable[..., Any]) -> None:
+    """Proxies in between give up a response that has not begun; errors after that are events."""
+    async with make_stack(header_hold=0.1) as stack:
+        stack.script(TEXT, prefill=0.6, fail_after=0)
+        events = await stack.events()
+        assert events[-1]["error"]["code"] == "engine" and "[DONE]" not in events
+        stack.script(TEXT, prefill=0.3, fail_after=None)
+        assert text_of(await stack.events()) == TEXT
 
 
 async def test_plain_answer_equals_the_stream(stack: Stack) -> None:
