@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Literal
@@ -84,11 +84,16 @@ class Timings:
 class Generation:
     """Iterate `texts()` once; then `finish_reason`, `completion_tokens` and `timings` are final.
 
-    `token_ids` are kept where log probabilities were asked for.
+    `token_ids` are kept where log probabilities were asked for. `on_answer` is called at the first tokens.
     """
 
     def __init__(
-        self, client: TritonClient, request: GenerationRequest, arrived: float, traits: StreamTraits
+        self,
+        client: TritonClient,
+        request: GenerationRequest,
+        arrived: float,
+        traits: StreamTraits,
+        on_answer: Callable[[], None] | None = None,
     ) -> None:
         self.request = request
         self.pseudo = not request.streaming
@@ -99,6 +104,7 @@ class Generation:
         self.stop_reason: str | None = None
         self._client = client
         self._traits = traits
+        self._on_answer = on_answer
         texts = request.model.special_texts if request.show_special else request.model.texts
         self._decoder = IncrementalDecoder(texts)
         self._stops = StopMatcher(request.stop) if request.stop else None
@@ -167,6 +173,8 @@ class Generation:
             self._stream = self._new_stream()
             await self._send()
             ids = await self._stream.read()
+        if self._on_answer is not None:
+            self._on_answer()
         if self._traits.style is None and ids is not None and len(ids) > 1:
             self.pseudo = self.pseudo or await self._stream.came_whole()
         return ids

@@ -30,10 +30,26 @@ CANCELLATIONS = Counter("ew_cancellations_total", "Generations stopped before th
 BROKEN = Counter("ew_broken_streams_total", "Streams that ended with an error event", ["model", "reason"])
 REFUSED = Counter("ew_refused_total", "Requests refused before any work", ["reason"])
 ACTIVE = Gauge("ew_active_generations", "Generations running", ["model"], multiprocess_mode="livesum")
+WAITING = Gauge(
+    "ew_waiting_generations", "Generations before their first token", ["model"], multiprocess_mode="livesum"
+)
 TTFT = Histogram("ew_ttft_seconds", "Arrival to first token", ["model"], buckets=TTFT_BUCKETS)
 ITL = Histogram("ew_itl_seconds", "Between two answers of the engine", ["model"], buckets=ITL_BUCKETS)
 TOTAL = Histogram("ew_generation_seconds", "Arrival to end", ["model"], buckets=TOTAL_BUCKETS)
 ADDED = Histogram("ew_added_seconds", "Time that the proxy adds to a generation", ["model"])
+
+
+class Wait:
+    """Counts as waiting from now until `end`, which may be called again."""
+
+    def __init__(self, gauge: Gauge) -> None:
+        self._gauge: Gauge | None = gauge
+        gauge.inc()
+
+    def end(self) -> None:
+        gauge, self._gauge = self._gauge, None
+        if gauge is not None:
+            gauge.dec()
 
 
 class ModelMetrics:
@@ -42,12 +58,17 @@ class ModelMetrics:
     def __init__(self, model_id: str) -> None:
         self._model_id = model_id
         self.active = ACTIVE.labels(model_id)
+        self._waiting = WAITING.labels(model_id)
         self._prompt_tokens = PROMPT_TOKENS.labels(model_id)
         self._completion_tokens = COMPLETION_TOKENS.labels(model_id)
         self._ttft = TTFT.labels(model_id)
         self._itl = ITL.labels(model_id)
         self._total = TOTAL.labels(model_id)
         self._added = ADDED.labels(model_id)
+
+    def wait(self) -> Wait:
+        """A generation waits for its first token from now on."""
+        return Wait(self._waiting)
 
     def stream_broke(self, reason: str) -> None:
         """Count a stream whose status was 200 and whose answer is not whole."""

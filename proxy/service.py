@@ -155,13 +155,15 @@ class Service:
             traits = await self.router.traits(client, request.model.model_id)
             request = replace(request, streaming=traits.decoupled)
             span, request = self._begin_span(request, context)
-            generation = Generation(client, request, context.arrived, traits)
+            waiting = metrics.of_model(request.model.model_id).wait()
+            generation = Generation(client, request, context.arrived, traits, waiting.end)
             context.timings = context.timings or generation.timings
             self.active.add(generation)
             try:
                 yield generation
             finally:
                 self.active.discard(generation)
+                waiting.end()
                 metrics.of_model(request.model.model_id).observe(generation)
                 context.facts.update(_facts(generation))
                 if self.tracing is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 
@@ -9,6 +10,7 @@ import pytest
 
 from proxy.logs import JsonFormatter
 from tests.proxy.stack import MODEL, Stack
+from tests.proxy.test_cancel import until
 
 SECRET_PROMPT = "my-secret-question"
 ANSWER = "a-secret-answer"
@@ -44,6 +46,25 @@ async def test_metrics_count_what_happened(stack: Stack) -> None:
     assert grew(f'ew_ttft_seconds_count{{model="{MODEL}"}}') == 1
     assert grew(f'ew_generations_total{{finish_reason="stop",model="{MODEL}"}}') == 1
     assert after[f'ew_active_generations{{model="{MODEL}"}}'] == 0
+
+
+async def test_a_generation_waits_until_its_first_token(stack: Stack) -> None:
+    async def gauges() -> tuple[float, float]:
+        samples = await scrape(stack)
+        waiting, active = (f'ew_{kind}_generations{{model="{MODEL}"}}' for kind in ("waiting", "active"))
+        return samples[waiting], samples[active]
+
+    stack.script("one two three", prefill=0.5, pace=0.2)
+    running = asyncio.ensure_future(stack.events())
+    assert await until(lambda: bool(stack.triton.running))
+    assert await gauges() == (1, 1)
+    await asyncio.sleep(0.6)
+    assert await gauges() == (0, 1)
+    await running
+    assert await gauges() == (0, 0)
+    stack.script("x", fail_after=0)
+    await stack.post("/api/v1/inference", {"modelId": MODEL, "prompt": "hi"})
+    assert await gauges() == (0, 0)
 
 
 async def scrape(stack: Stack) -> dict[str, float]:
