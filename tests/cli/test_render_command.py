@@ -47,6 +47,14 @@ def test_render_twice_then_edit(home: Path) -> None:
     assert render(home, "--force").returncode == 0
 
 
+@pytest.mark.parametrize(("layout", "folders"), [("llmapi", 1), ("upstream", 5)])
+def test_layouts_for_existing_clients(home: Path, layout: str, folders: int) -> None:
+    done = render(home, "--layout", layout, "--output", str(home / "srv"))
+    assert done.returncode == 0, done.stderr
+    assert "written    tensorrt_llm/config.pbtxt" in done.stdout
+    assert len([path for path in (home / "srv").iterdir() if path.is_dir()]) == folders
+
+
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
