@@ -64,13 +64,15 @@ def check(target: Target, base: str | None, work: Path) -> Report:
     canary = f"canary-{secrets.token_hex(16)}"
     context, home = work / "context", work / "home"
     container_build.copy_context(context)
-    _plant(context, canary)
+    plant(context, canary)
     began = time.monotonic()
     given = base or container_build.make_base(target)
-    image = container_build.build(target, given, context, _secrets(work, canary), f"localhost/ew:{target}")
+    image = container_build.build(
+        target, given, context, build_secrets(work, canary), f"localhost/ew:{target}"
+    )
     report.figures["build_seconds"] = round(time.monotonic() - began, 1)
-    _check_configuration(image, report)
-    _check_secrets(image, canary, report)
+    check_configuration(image, report)
+    check_secrets(image, canary, report)
     home.mkdir()
     os.chown(home, *image.user)
     with container_build.mounted(image.name) as root, container_build.mounted(given) as before:
@@ -82,13 +84,14 @@ def check(target: Target, base: str | None, work: Path) -> Report:
     return report
 
 
-def _plant(context: Path, canary: str) -> None:
+def plant(context: Path, canary: str) -> None:
+    """Put the canary where .dockerignore must keep it from the image."""
     for name in PLANTED:
         (context / name).parent.mkdir(parents=True, exist_ok=True)
         (context / name).write_text(canary, encoding="utf-8")
 
 
-def _secrets(work: Path, canary: str) -> list[str]:
+def build_secrets(work: Path, canary: str) -> list[str]:
     """pip's settings as a build secret, with the canary in them, and the certificate where there is one."""
     lines = ["[global]", f"# {canary}"]
     certificate = os.environ.get("PIP_CERT")
@@ -99,7 +102,8 @@ def _secrets(work: Path, canary: str) -> list[str]:
     return [f"id=pip,src={settings}", *([f"id=ca,src={certificate}"] if certificate else [])]
 
 
-def _check_configuration(image: Image, report: Report) -> None:
+def check_configuration(image: Image, report: Report) -> None:
+    """What the image says of itself to a container engine."""
     config = image.config
     report.note("numeric user that is not root", image.user[0] > 0, config["User"])
     report.note("an init is process 1", config["Entrypoint"][0] == "/usr/bin/tini", config["Entrypoint"])
@@ -111,7 +115,8 @@ def _check_configuration(image: Image, report: Report) -> None:
     report.note("labels", wanted <= labels, sorted(wanted - labels))
 
 
-def _check_secrets(image: Image, canary: str, report: Report) -> None:
+def check_secrets(image: Image, canary: str, report: Report) -> None:
+    """Whether the canary got into a layer; a text that is in one shows that the search works."""
     control = (container_build.ROOT / "LICENSE").read_bytes()[:200]
     found = container_build.layers_hold(image, [canary.encode(), control])
     report.note("the search of the layers finds what is there", control in found)

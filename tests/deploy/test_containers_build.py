@@ -12,7 +12,20 @@ from pathlib import Path
 import pytest
 
 from scripts import container_build
-from scripts.check_container import main
+from scripts.check_container import Report, build_secrets, check_configuration, check_secrets, main, plant
+
+CANARY = "canary-77777777777777777777777777777777"
+MISTAKES = {
+    "a folder allowed too much": (".dockerignore", "**/*.pem\n", "", "no secret in any layer"),
+    "a secret that a later step removes": (
+        "Dockerfile.triton",
+        "COPY --from=cpu-environment",
+        "RUN --mount=type=secret,id=pip cp /run/secrets/pip /x\nRUN rm /x\nCOPY --from=cpu-environment",
+        "no secret in any layer",
+    ),
+    "root": ("Dockerfile.triton", "USER 10001:10001", "USER 0:0", "numeric user that is not root"),
+    "no init": ("Dockerfile.triton", '"/usr/bin/tini", "--", ', "", "an init is process 1"),
+}
 
 
 @pytest.mark.slow
@@ -23,6 +36,26 @@ def test_builds_and_runs(target: str, capsys: pytest.CaptureFixture[str]) -> Non
     report = json.loads(capsys.readouterr().out)
     assert code == 0, [name for name, check in report["checks"].items() if not check["passed"]]
     assert report["figures"]["context_bytes"] < 4 << 20
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_found(mistake: str, tmp_path: Path) -> None:
+    name, good, bad, found_by = MISTAKES[mistake]
+    context = tmp_path / "context"
+    container_build.copy_context(context)
+    plant(context, CANARY)
+    text = (context / name).read_text()
+    assert good in text
+    (context / name).write_text(text.replace(good, bad))
+    base = container_build.make_base("cpu")
+    secrets = build_secrets(tmp_path, CANARY)
+    image = container_build.build("cpu", base, context, secrets, "localhost/ew:mistake")
+    report = Report()
+    check_configuration(image, report)
+    check_secrets(image, CANARY, report)
+    assert [check for check, result in report.checks.items() if not result["passed"]] == [found_by]
 
 
 def test_a_needle_across_two_reads_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
