@@ -36,6 +36,11 @@ def parse_arguments(arguments: list[str] | None) -> Settings:
         metavar="FILE",
         help="tritonservers and their models in JSON, read again when it changes; goes before all of these",
     )
+    parser.add_argument(
+        "--triton-header-file",
+        metavar="FILE",
+        help="holds NAME: VALUE, the header that tritonserver's --http-restricted-api asks for",
+    )
     parser.add_argument("--keys", help="key file; without it every request is allowed")
     parser.add_argument("--model", action="append", dest="models", help="serve only this model; repeatable")
     parser.add_argument("--cors-origin", action="append", dest="cors_origins", help="allowed origin")

@@ -16,10 +16,14 @@ REFRESH_SECONDS = 2.0
 
 
 class Router:
-    """The servers and, for each, the states of its models as of the last look."""
+    """The servers and, for each, the states of its models as of the last look.
 
-    def __init__(self, urls: tuple[str, ...]) -> None:
-        self.clients = tuple(TritonClient(url) for url in urls)
+    `header` is a line of every request to them; see `proxy.restricted`.
+    """
+
+    def __init__(self, urls: tuple[str, ...], header: bytes = b"") -> None:
+        self._header = header
+        self.clients = tuple(TritonClient(url, header) for url in urls)
         self._states: dict[TritonClient, dict[str, str]] = {client: {} for client in self.clients}
         self._traits: dict[tuple[TritonClient, str], StreamTraits] = {}
         self._owned: dict[str, frozenset[str]] = {}  # by url, the Triton models that are looked at there
@@ -34,7 +38,9 @@ class Router:
             route.url: frozenset(name for model_id in route.models for name in _family(model_id))
             for route in routes
         }
-        self.clients = tuple(known.get(route.url) or TritonClient(route.url) for route in routes)
+        self.clients = tuple(
+            known.get(route.url) or TritonClient(route.url, self._header) for route in routes
+        )
         self._states = {client: self._states.get(client, {}) for client in self.clients}
         self._traits = {key: traits for key, traits in self._traits.items() if key[0] in self._states}
         gone = [client for client in known.values() if client not in self.clients]

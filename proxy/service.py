@@ -21,6 +21,7 @@ from proxy.keys import ApiKey, KeyStore
 from proxy.limits import RateLimiter
 from proxy.loading import OnDemand
 from proxy.models import Registry
+from proxy.restricted import read_header
 from proxy.router import REFRESH_SECONDS, Router
 from proxy.routes import RoutesFile
 from proxy.settings import Settings
@@ -50,7 +51,7 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.registry = Registry(load_config(Path(settings.config)), settings.models)
-        self.router = Router(settings.triton)
+        self.router = Router(settings.triton, read_header(settings.triton_header_file))
         self.triton_metrics = TritonMetrics(settings.triton_metrics)
         self._routes = RoutesFile(Path(settings.routes)) if settings.routes else None
         self.keys = KeyStore(Path(settings.keys)) if settings.keys else None

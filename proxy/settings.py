@@ -14,6 +14,7 @@ class Settings:
     config: str
     triton: tuple[str, ...] = ("http://127.0.0.1:8000",)
     triton_metrics: tuple[str, ...] = ()
+    triton_header_file: str | None = None
     routes: str | None = None
     keys: str | None = None
     models: tuple[str, ...] = ()

@@ -260,8 +260,8 @@ class TokenStream:
 class TritonClient:
     """One tritonserver."""
 
-    def __init__(self, url: str) -> None:
-        self.pool = Pool(url)
+    def __init__(self, url: str, header: bytes = b"") -> None:
+        self.pool = Pool(url, header)
 
     async def live(self) -> bool:
         return await self._answers("/v2/health/live")

@@ -163,7 +163,7 @@ class Exchange:
 class Pool:
     """Connections to one tritonserver."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, header: bytes = b"") -> None:
         parts = urlsplit(url)
         if parts.scheme != "http" or not parts.hostname:
             raise ServiceError(f"{url!r} is not an http:// address of a tritonserver.")
@@ -172,7 +172,7 @@ class Pool:
         self._base = parts.path.rstrip("/")
         self._idle: deque[Connection] = deque()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self.extra_headers = b""
+        self._header = header  # a line of every request
 
     async def open(self, method: str, path: str, body: bytes = b"", *, headers: bytes = b"") -> Exchange:
         """Send a request; the answer arrives in the Exchange.
@@ -248,7 +248,7 @@ class Pool:
     def _request(self, method: str, path: str, body: bytes, headers: bytes) -> bytes:
         target = f"{method} {self._base}{path} HTTP/1.1\r\nHost: {self._host}:{self._port}\r\n"
         length = JSON_HEADERS % len(body) if body or method == "POST" else b""
-        return b"".join((target.encode("ascii"), self.extra_headers, headers, length, b"\r\n", body))
+        return b"".join((target.encode("ascii"), self._header, headers, length, b"\r\n", body))
 
 
 async def _read_all(exchange: Exchange) -> tuple[int, bytes]:

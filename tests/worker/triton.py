@@ -145,8 +145,9 @@ class OpenStream:
 class Triton:
     """One tritonserver process over a repository in `folder`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
         self.folder = folder
+        self.options = options
         self.repository = folder / "repository"
         self.repository.mkdir(parents=True)
         self.backends = install_backend(folder / "backends")
@@ -174,6 +175,7 @@ class Triton:
             "--exit-timeout-secs=5",
             *(f"--{service}-address=127.0.0.1" for service in ports),
             *(f"--{service}-port={port}" for service, port in ports.items()),
+            *self.options,
         ]
         with (self.folder / "triton.log").open("wb") as log:
             return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
