@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import os
 import sys
@@ -104,6 +105,11 @@ def _expected(error: Exception) -> EwError:
     """What a verb did not foresee, in the words of the exception tree."""
     if isinstance(error, EwError):
         return error
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        where = f" ({error.filename})" if error.filename else ""
+        return ResourceError(
+            f"The disk is full{where}.", hint="Free space, then run the same again.", code="disk_full"
+        )
     if isinstance(error, OSError) and error.filename is not None:
         return ResourceError(
             f"{error.filename} cannot be used.",

@@ -20,7 +20,8 @@ POLL_SECONDS = 0.1
 SEARCHED = 20_000  # lines of a log, among which those of one model are looked for
 # What names a cause; tritonserver's banner and tables don't.
 TROUBLE = re.compile(
-    r"^E\d{4}|\berror\b|\bfailed\b|exception|traceback|out of memory|no space left", re.IGNORECASE
+    r"^E\d{4}|\berror\b|\bfailed\b|exception|traceback|out of memory|no space left|\bdied\b|\bhung\b",
+    re.IGNORECASE,
 )
 # How a record begins: tritonserver's letter and date, the worker's time, the proxy's JSON.
 RECORD = re.compile(r"[IWEF]\d{4} |\d{4}-\d\d-\d\d |\{\"")
@@ -43,6 +44,8 @@ def rotate() -> None:
     try:
         home().logs.mkdir(parents=True, exist_ok=True)
         for name in LOGS:
+            if log_path(name).exists() and not log_path(name).is_file():
+                continue  # a link to /dev/stdout or the like stays
             _shift(log_path(name))
             log_path(name).touch(mode=0o640)
     except OSError as error:
@@ -55,6 +58,8 @@ def rotate() -> None:
 
 def tail(name: str, lines: int) -> list[str]:
     """The last `lines` lines of a log; none when it does not exist."""
+    if not log_path(name).is_file():
+        return []
     with suppress(FileNotFoundError), log_path(name).open(encoding="utf-8", errors="replace") as file:
         return [line.rstrip("\n") for line in deque(file, maxlen=lines)]
     return []
@@ -67,6 +72,8 @@ def marks() -> dict[str, int]:
 
 def since(name: str, marks: Mapping[str, int], most: int = 4000) -> list[str]:
     """The last `most` lines that came after `marks`; all where the log began again since then."""
+    if not log_path(name).is_file():
+        return []
     with suppress(FileNotFoundError), log_path(name).open("rb") as file:
         before = marks.get(name, 0)
         file.seek(before if before <= os.fstat(file.fileno()).st_size else 0)
@@ -185,6 +192,8 @@ class _Tail:
         return [line.decode("utf-8", "replace") for line in lines]
 
     def _read(self) -> bytes:
+        if not log_path(self.name).is_file():
+            return b""
         with log_path(self.name).open("rb") as file:
             status = os.fstat(file.fileno())
             if status.st_ino != self._inode or status.st_size < self._offset:

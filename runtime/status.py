@@ -178,8 +178,15 @@ def _model(
 def _model_state(index: dict[str, dict[str, str]], names: tuple[str, ...]) -> str:
     if not index:
         return "UNREACHABLE"
-    states = {index.get(name, {}).get("state", "NOT LOADED") for name in names}
+    states = {_triton_state(index.get(name, {})) for name in names}
     return "READY" if states == {"READY"} else sorted(states - {"READY"})[0]
+
+
+def _triton_state(entry: dict[str, str]) -> str:
+    """Triton's own words, but for a model that was unloaded, which it calls as a failed one."""
+    if entry.get("reason") == "unloaded":
+        return "UNLOADED"
+    return entry.get("state", "UNLOADED")
 
 
 def _last_error(model: str, entry: dict[str, str]) -> str | None:

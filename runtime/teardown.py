@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,7 +86,8 @@ def describe(server: Server) -> str:
 def take_down(service: Service, drain_seconds: float, progress: Progress) -> StopReport:
     """End everything of `service` and drop its record; the caller holds the lock."""
     began = time.monotonic()
-    service = state.save(service.with_changes(phase="stopping"))
+    service = service.with_changes(phase="stopping")
+    _note(service)
     killed = 0
     if service.proxy and service.proxy.alive:
         progress("draining the proxy")
@@ -104,8 +106,10 @@ def take_down_server(
 
     Returns the service without it, and how many processes had to be killed.
     """
-    service = state.save(service.with_server(server.with_changes(phase="stopping")))
-    routes.publish(service)
+    service = service.with_server(server.with_changes(phase="stopping"))
+    _note(service)
+    with suppress(OSError):
+        routes.publish(service)
     if server.alive and drain_seconds:
         progress(f"draining {', '.join(server.models)}")
         _wait_until_idle(server, drain_seconds)
@@ -129,6 +133,12 @@ def clean_up_remains() -> None:
         state.forget()
     else:
         take_down(service, 2, lambda text: None)
+
+
+def _note(service: Service) -> None:
+    """Record that it is being stopped, as far as the disk has room: a full one must not keep it alive."""
+    with suppress(OSError):
+        state.save(service)
 
 
 def _take_down_some(

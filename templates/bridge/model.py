@@ -123,7 +123,9 @@ class Bridge:
         return self._supervisor
 
     def start(self, settings: Any) -> None:
-        self._supervisor = Supervisor(settings, self, pb.Logger.log_warn)
+        self._supervisor = Supervisor(
+            settings, self, lambda text: pb.Logger.log_warn(f"{settings.name}: {text}")
+        )
         self._supervisor.start()
         self._cancel_thread.start()
         threading.Thread(target=self._end_with_triton, args=(os.getppid(),), daemon=True).start()

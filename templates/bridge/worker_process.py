@@ -128,6 +128,8 @@ class WorkerProcess:
                 return
 
     def _log_tail(self) -> str:
+        if not self._settings.log_file.is_file():  # a link to /dev/stdout or the like
+            return ""
         with self._settings.log_file.open("rb") as log:
             log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
             lines = log.read().decode("utf-8", "replace").splitlines()[-LOG_TAIL_LINES:]

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from runtime.ports import is_free
 from tests.e2e.conftest import Installation, left_behind
 
 pytestmark = pytest.mark.e2e
@@ -94,39 +95,63 @@ def test_two_environments_serve_two_models_through_one_port(two: Installation) -
     }
     service_id = two.state()["service_id"]
 
-    # One that is stopped leaves the other; its model is no longer known, and its ports are free.
+    # A crash of one leaves the other serving.
+    os.kill(engines(two)["left"]["pid"], signal.SIGKILL)
+    wait_until(lambda: two.status()["state"] == "degraded")
+    assert {env: engine["state"] for env, engine in engines(two).items()} == {
+        "left": "ended",
+        "right": "ready",
+    }
+    assert ask(two, key, "second")[0] == 200
+    status, answer = ask(two, key, "tiny")
+    assert (status, answer["error"]["code"]) == (503, "model_not_ready")
+
+    # Restarted alone, it comes back where it was; the other is not disturbed.
+    before = engines(two)["right"]["pid"]
+    again = json.loads(two.run("restart", "--env", "left", "--json").stdout)
+    assert sorted((one["env"], *one["models"]) for one in again["servers"]) == [
+        ("left", "tiny"),
+        ("right", "second"),
+    ]
+    assert engines(two)["right"]["pid"] == before
+    assert ask(two, key, "tiny")[0] == 200
+
+    # One that is stopped leaves the other; its model is no longer known, and nothing of it is left.
+    gone = engines(two)["right"]
     stopped = json.loads(two.run("stop", "--env", "right", "--json").stdout)
     assert stopped["models"] == ["second"]
     assert left_behind(f"{service_id}-2") == []
+    assert all(is_free(port) for port in gone["ports"].values())
     assert two.status()["state"] == "ready"
     assert ask(two, key, "tiny")[0] == 200
     assert ask(two, key, "second")[0] == 404
+    two.stop()
+    assert left_behind(service_id) == []
 
-    # It comes back as it was asked for, and one crash leaves the other serving.
-    assert two.run("start", "--model", "second", "--env", "right").returncode == 0
-    os.kill(engines(two)["left"]["pid"], signal.SIGKILL)
-    wait_until(lambda: two.status()["state"] == "degraded")
-    assert engines(two)["left"]["state"] == "ended" and engines(two)["right"]["state"] == "ready"
-    assert ask(two, key, "second")[0] == 200
-    status, answer = ask(two, key, "tiny")
-    assert status == 503, answer
 
-    # Started again, the crashed one is cleaned up first; the other is not disturbed.
-    before = engines(two)["right"]["pid"]
-    assert two.run("start", "--model", "tiny", "--env", "left").returncode == 0
-    assert engines(two)["right"]["pid"] == before
-    assert ask(two, key, "tiny")[0] == 200
-
-    # A restart of one environment leaves the other's processes alone; a restart of all keeps both.
-    assert two.run("restart", "--env", "left").returncode == 0
-    assert engines(two)["right"]["pid"] == before
-    again = json.loads(two.run("restart", "--json").stdout)
-    assert {one["env"] for one in again["servers"]} == {"left", "right"}
-    assert engines(two)["right"]["pid"] != before
+def test_one_start_of_two_environments_named_in_the_config(two: Installation) -> None:
+    entries = {
+        model: {"engine": "cpu", "model_path": f"models/{model}", "env": env}
+        for model, env in (("tiny", "left"), ("second", "right"))
+    }
+    for entry in entries.values():
+        entry.update(max_batch_size=8, max_input_len=64, max_output_len=64, dtype="float32")
+    (two.home / "deploy").mkdir()
+    (two.home / "deploy" / "config.json").write_text(json.dumps({"models": entries}))
+    done = two.run("start", "--model", "tiny", "--model", "second", "--port", str(two.port), "--json")
+    document = json.loads(done.stdout)
+    key = Path(document["key_file"]).read_text().strip()
+    assert [(one["env"], one["models"]) for one in document["servers"]] == [
+        ("left", ["tiny"]),
+        ("right", ["second"]),
+    ]
     for model in ("tiny", "second"):
         assert ask(two, key, model)[0] == 200
-    two.stop()
-    assert left_behind(service_id) == left_behind(two.home.name) == []
+    for model in two.status()["models"]:
+        assert (model["state"], model["served"]) == ("READY", 1)
+        assert model["host_memory"] > 10 * 2**20
+    told = two.run("logs", "second", "-n", "400").stdout
+    assert "second-tensorrt_llm" in told and "loading: tiny" not in told
 
 
 def wait_until(true: Any, seconds: float = 20.0) -> None:

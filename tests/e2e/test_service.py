@@ -11,7 +11,6 @@ import socket
 import stat
 import subprocess
 import time
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -262,14 +261,3 @@ def test_models_go_and_come_back_while_others_stay(tiny: Installation) -> None:
 
 def states(installation: Installation) -> dict[str, str]:
     return {model["model"]: model["state"] for model in installation.status()["models"]}
-
-
-@pytest.mark.slow
-def test_twenty_cycles_leave_nothing(tiny: Installation) -> None:
-    for _ in range(20):
-        document = tiny.start()
-        service_id = tiny.state()["service_id"]
-        with urllib.request.urlopen(f"{document['url']}/health/ready") as response:
-            assert response.status == 200
-        tiny.stop()
-        assert left_behind(service_id) == []

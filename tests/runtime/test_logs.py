@@ -63,6 +63,54 @@ def test_following_sees_new_lines_whole_and_survives_rotation(ew_home: Path) -> 
     assert list(follower.new_lines()) == [("worker", "new run")]
 
 
+def test_a_view_of_one_model_has_its_records_whole_and_no_other_models(ew_home: Path) -> None:
+    write(
+        "worker",
+        "2026-11-22 18:00:00,1 qwen-tensorrt_llm ERROR The engine did not start.\n"
+        "Traceback (most recent call last):\n"
+        "ValueError: bad\n"
+        "2026-11-22 18:00:00,2 qwen2-tensorrt_llm INFO Ready\n"
+        "2026-11-22 18:00:00,3 my.qwen INFO Ready\n",
+    )
+    write(
+        "triton",
+        'I1122 18:00:00.1 7 model_lifecycle.cc:472] "loading: qwen-tensorrt_llm:1"\n'
+        'I1122 18:00:00.1 7 model_lifecycle.cc:472] "loading: qwen:1"\n'
+        'I1122 18:00:00.1 7 model_lifecycle.cc:472] "loading: qwen2:1"\n',
+    )
+    view = logs.chosen("qwen", ["qwen", "qwen2"])
+    assert view.tail("worker", 50) == [
+        "2026-11-22 18:00:00,1 qwen-tensorrt_llm ERROR The engine did not start.",
+        "Traceback (most recent call last):",
+        "ValueError: bad",
+    ]
+    assert [line.split("loading: ")[1] for line in view.tail("triton", 50)] == [
+        'qwen-tensorrt_llm:1"',
+        'qwen:1"',
+    ]
+    assert view.tail("triton", 0) == []
+    follower = view.follower()
+    write("proxy", '{"modelId":"qwen2"}\n{"modelId":"qwen"}\n')
+    assert list(follower.new_lines()) == [("proxy", '{"modelId":"qwen"}')]
+
+
+def test_only_what_came_after_a_mark_is_read(ew_home: Path) -> None:
+    write("triton", "E0101 of an earlier start\n")
+    marks = logs.marks()
+    write("triton", "E0101 of this start\n")
+    assert logs.since("triton", marks) == ["E0101 of this start"]
+    assert logs.since("worker", marks) == []
+
+
+def test_a_log_that_is_a_device_stays_and_is_not_read(ew_home: Path) -> None:
+    (ew_home / "logs").mkdir()
+    logs.log_path("worker").symlink_to("/dev/full")
+    logs.rotate()
+    assert logs.log_path("worker").is_symlink()
+    assert logs.tail("worker", 5) == logs.since("worker", {}) == []
+    assert list(logs.Follower(("worker",), start_at_end=False).new_lines()) == []
+
+
 def test_an_unknown_log_names_the_known_ones() -> None:
     with pytest.raises(UsageError) as caught:
         logs.chosen("nginx")

@@ -123,3 +123,26 @@ def test_a_damaged_package_is_found_before_anything_starts(ew_home: Path) -> Non
     with pytest.raises(PackageError) as caught:
         resolve_models(["tiny"], "cpu")
     assert caught.value.code == "manifest_invalid"
+
+
+def test_a_cache_that_no_long_prompt_fits_is_refused_with_the_size_that_does(ew_home: Path) -> None:
+    save_new_entries(*resolve_models([str(make_package(ew_home / "models" / "tiny"))], "cpu"))
+    document = json.loads(config_text(ew_home))
+    for tokens, fits in ((96, False), (97, True)):
+        document["models"]["tiny"]["kv_cache_tokens"] = tokens
+        (ew_home / "deploy" / "config.json").write_text(json.dumps(document))
+        if fits:
+            assert resolve_models(["tiny"], "cpu")[1] == ("tiny",)
+            continue
+        with pytest.raises(ConfigError) as caught:
+            resolve_models(["tiny"], "cpu")
+        assert caught.value.code == "kv_cache_too_small"
+        assert "kv_cache_tokens" in caught.value.hint and "128" in caught.value.hint
+
+
+def test_without_an_engine_each_model_has_its_entrys(ew_home: Path) -> None:
+    tiny = load_package(make_package(ew_home / "models" / "tiny"))
+    set_entry("gpu", entry_for(tiny, "cuda-trt"))
+    new = make_package(ew_home / "models" / "new")
+    config, ids = resolve_models(["gpu", str(new)], None)
+    assert [config.models[model].engine for model in ids] == ["cuda-trt", "cpu"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import socket
@@ -152,3 +153,18 @@ def test_a_port_that_stays_open_is_told(ew_home: Path, spawn: Spawn, service_id:
     assert caught.value.code == "stop_incomplete"
     assert f"port {port}" in caught.value.what
     assert not teardown.stop().was_running
+
+
+def test_a_full_disk_does_not_keep_a_service_alive(
+    ew_home: Path, spawn: Spawn, service_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    triton, proxy = (spawn(SLEEP, **{SERVICE_VARIABLE: mark}) for mark in (f"{service_id}-1", service_id))
+    recorded(service_id, triton.pid, proxy.pid)
+
+    def full(service: Service) -> Service:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(state, "save", full)
+    assert teardown.stop(drain_seconds=1).was_running
+    assert triton.wait() == proxy.wait() == -signal.SIGTERM
+    assert state.load() is None
