@@ -10,9 +10,10 @@ from typing import Literal
 
 from common.detokenize import IncrementalDecoder
 from proxy.chunks import StreamTraits
+from proxy.engine_request import EngineRequest, Sampling
 from proxy.models import ServedModel
 from proxy.stops import StopMatcher
-from proxy.triton import EngineRequest, Sampling, TokenStream, TritonClient
+from proxy.triton import TokenStream, TritonClient
 from proxy.upstream import ConnectionLost
 
 FinishReason = Literal["stop", "length", "cancelled", "timeout", "error"]

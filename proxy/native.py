@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from common.errors import EwError, UsageError
+from proxy.engine_request import Sampling
 from proxy.generation import Generation, GenerationRequest
 from proxy.http import Receive, Scope, Send, header, read_body, send_json
 from proxy.models import ServedModel
@@ -15,7 +16,6 @@ from proxy.schema import InferenceRequest, parse
 from proxy.service import Context, Service, new_engine_id
 from proxy.streaming import stream, whole_text
 from proxy.tracing import as_headers, client_context
-from proxy.triton import Sampling
 
 GUIDE_TYPES = (("json_schema", "json_schema"), ("regex", "regex"), ("grammar", "ebnf_grammar"))
 DONE = b"data: [DONE]\n\n"

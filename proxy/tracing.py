@@ -57,7 +57,7 @@ def configured_tracing(environment: Mapping[str, str] | None = None) -> Tracing 
         raise EnvironmentProblem(
             "Traces are asked for, but OpenTelemetry is not installed.",
             why=f"OTEL_EXPORTER_OTLP_ENDPOINT is set; {error}.",
-            hint="Install opentelemetry-sdk and opentelemetry-exporter-otlp-proto-http, or unset it.",
+            hint="Run ./ew setup --engine cpu again, which installs it, or unset the variable.",
             code="opentelemetry_missing",
         ) from None
 

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from common.errors import UsageError
+from proxy.engine_request import Sampling
 from proxy.generation import GenerationRequest
 from proxy.http import Scope
 from proxy.models import ServedModel
@@ -17,7 +18,6 @@ from proxy.openai_api.schema import ChatMessage, ChatRequest, CommonFields, Comp
 from proxy.openai_api.tools import ToolFormat, tool_format
 from proxy.service import Service, new_engine_id
 from proxy.tracing import as_headers, client_context
-from proxy.triton import Sampling
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from common.config import ModelConfig
 from proxy.chunks import StreamTraits
+from proxy.engine_request import Sampling
 from proxy.generation import Generation, GenerationRequest
 from proxy.models import ServedModel
 from proxy.stops import StopMatcher
-from proxy.triton import Sampling, TokenStream
+from proxy.triton import TokenStream
 from tests.proxy.tokenizers_made import byte_level, sentencepiece, tiktoken_like
 
 KINDS = {"byte-level": byte_level, "sentencepiece": sentencepiece, "tiktoken-like": tiktoken_like}
