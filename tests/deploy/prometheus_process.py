@@ -15,7 +15,7 @@ import requests
 import yaml
 
 from runtime import ports
-from tests.deploy.promql import PROMETHEUS
+from tests.deploy.promql import POD_LABELS, PROMETHEUS
 from tests.deploy.tools import tool
 
 START_SECONDS = 60
@@ -80,7 +80,7 @@ def _configuration(target: str, folder: Path) -> Path:
     config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text(encoding="utf-8"))
     config["global"].update(scrape_interval="1s", scrape_timeout="1s", evaluation_interval="1s")
     (job,) = config["scrape_configs"]
-    job["static_configs"] = [{"targets": [target]}]
+    job["static_configs"] = [{"targets": [target], "labels": POD_LABELS}]
     path = folder / "prometheus.yml"
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     return path

@@ -11,9 +11,11 @@ from typing import Any
 import yaml
 
 from common.paths import SOURCE_ROOT
+from runtime.k8s import scaling
 
 PROMETHEUS = SOURCE_ROOT / "deploy" / "prometheus"
 DASHBOARDS = SOURCE_ROOT / "deploy" / "grafana" / "dashboards"
+POD_LABELS = {"namespace": "ew", "pod": "ew-0"}  # a Prometheus operator adds such
 STRINGS = re.compile(r'"[^"]*"|\'[^\']*\'')
 SELECTORS = re.compile(r"\{[^}]*\}|\[[^\]]*\]")
 LABEL_LISTS = re.compile(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)")
@@ -63,6 +65,22 @@ def variable_queries() -> list[Query]:
     boards = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(DASHBOARDS.glob("*.json"))]
     variables = [item for board in boards for item in board["templating"]["list"] if item["type"] == "query"]
     return [Query(item["name"], label_values(item["query"])) for item in variables]
+
+
+def autoscaler_queries() -> list[Query]:
+    """What prometheus-adapter and KEDA ask about the copies of a service in the namespace of POD_LABELS."""
+    adapter = yaml.safe_load((SOURCE_ROOT / "deploy" / "k8s" / "prometheus-adapter.yaml").read_text())
+    found = []
+    for rule in adapter["rules"]["custom"]:
+        name = rule["name"]["as"]
+        (series,) = metric_names(rule["seriesQuery"])
+        labels = ",".join(f'{label}="{value}"' for label, value in POD_LABELS.items())
+        expr = rule["metricsQuery"].replace("<<.Series>>", series).replace("<<.LabelMatchers>>", labels)
+        found.append(Query(f"adapter, discovery: {name}", rule["seriesQuery"]))
+        found.append(Query(f"adapter: {name}", expr.replace("<<.GroupBy>>", "pod")))
+    for query in (scaling.WAITING_QUERY, scaling.KV_CACHE_QUERY):
+        found.append(Query("keda", query.format(namespace=POD_LABELS["namespace"])))
+    return found
 
 
 def label_values(query: str) -> str:

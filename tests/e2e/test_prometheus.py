@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.deploy.prometheus_process import Prometheus, prometheus
 from tests.deploy.promql import (
     Query,
+    autoscaler_queries,
     filled,
     metric_names,
     panel_queries,
@@ -94,10 +95,16 @@ def needs_gpu(query: Query) -> bool:
 
 
 def test_every_metric_that_is_asked_for_exists(service: RunningService) -> None:
+    asked = [*rule_queries(), *panel_queries(), *variable_queries(), *autoscaler_queries()]
+    assert unknown(asked, service) == {}
+    mistyped = [Query("typo", 'rate(ew_request_total{job="ew"}[5m]) / nv_inference_count')]
+    assert unknown(mistyped, service) == {"typo": {"ew_request_total"}}
+
+
+def unknown(queries: list[Query], service: RunningService) -> dict[str, set[str]]:
+    """Where a query stands -> the metrics in it that nothing exports."""
     known = exported(service) | from_contract() | set(recorded()) | FROM_PROMETHEUS
-    asked = [*rule_queries(), *panel_queries(), *variable_queries()]
-    unknown = {query.where: names for query in asked if (names := metric_names(query.expr) - known)}
-    assert unknown == {}
+    return {query.where: names for query in queries if (names := metric_names(query.expr) - known)}
 
 
 def test_gpu_metrics_are_known_from_the_contract_only(service: RunningService) -> None:
@@ -124,6 +131,12 @@ def test_every_panel_shows_data(scraper: Prometheus) -> None:
 def test_every_recording_rule_and_variable_has_values(scraper: Prometheus) -> None:
     records = [Query(name, name) for name, expr in recorded().items() if not needs_gpu(Query(name, expr))]
     assert [query for query in [*records, *variable_queries()] if not shows(scraper, query.expr)] == []
+
+
+def test_autoscalers_get_numbers(scraper: Prometheus) -> None:
+    queries = autoscaler_queries()
+    assert len(queries) == 6
+    assert [query for query in queries if not shows(scraper, query.expr)] == []
 
 
 def shows(scraper: Prometheus, expr: str) -> bool:
