@@ -21,18 +21,19 @@ def worker_json(target: Target) -> bytes:
         "python": None,
         "root": target.portable(SOURCE_ROOT),
         "package": target.portable(target.package.folder),
-        "options": worker_options(config),
+        "options": worker_options(target),
         "env": {},
     }
     return (json.dumps(document, ensure_ascii=False, indent=2) + "\n").encode()
 
 
-def worker_options(config: ModelConfig) -> dict[str, Any]:
+def worker_options(target: Target) -> dict[str, Any]:
     """What the engine's adapter in worker/ accepts.
 
     Raises:
         ConfigError: the cpu engine cannot give each layer a window of its own.
     """
+    config, layout = target.config, target.package.manifest.layout
     options: dict[str, Any] = {
         "max_batch_size": config.max_batch_size,
         "max_input_len": config.max_input_len,
@@ -44,10 +45,10 @@ def worker_options(config: ModelConfig) -> dict[str, Any]:
         return {**cpu, **options, **({"max_attention_window_size": window} if window else {})}
     return {
         **options,
-        "dtype": config.dtype,
-        "tensor_parallel_size": config.tensor_parallel_size,
-        "pipeline_parallel_size": config.pipeline_parallel_size,
-        "gpu_memory_fraction": config.triton.kv_cache_free_gpu_mem_fraction,
+        "dtype": layout.dtype,
+        "tensor_parallel_size": layout.tp_size,
+        "pipeline_parallel_size": layout.pp_size,
+        **_kv_cache(config),
     }
 
 
@@ -56,6 +57,20 @@ def bridge_files(*, model_name: str = "model.py") -> dict[str, bytes]:
     sources = [*sorted((TEMPLATES / "bridge").glob("*.py")), SOURCE_ROOT / "worker" / "protocol.py"]
     names = {source: model_name if source.name == "model.py" else source.name for source in sources}
     return {name: source.read_bytes() for source, name in names.items()}
+
+
+def _kv_cache(config: ModelConfig) -> dict[str, Any]:
+    """Its size where the config says it; else the package or the engine does.
+
+    vLLM sizes its own by the fraction alone.
+    """
+    size: dict[str, Any] = {}
+    if "kv_cache_free_gpu_mem_fraction" in config.triton.model_fields_set:
+        size["gpu_memory_fraction"] = config.triton.kv_cache_free_gpu_mem_fraction
+    tokens = config.triton.max_tokens_in_paged_kv_cache or config.kv_cache_tokens
+    if tokens and config.engine != "cuda-vllm":
+        size["kv_cache_tokens"] = tokens
+    return size
 
 
 def _single_window(config: ModelConfig) -> int | None:

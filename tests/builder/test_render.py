@@ -183,6 +183,25 @@ def test_versions_without_the_engine_backend_are_refused(home: Home, version: st
     assert caught.value.code == "trtllm_version"
 
 
+@pytest.mark.parametrize(
+    ("engine", "options", "expected"),
+    [
+        ("cuda-hf", {}, {"dtype": "float16", "tensor_parallel_size": 1, "pipeline_parallel_size": 1}),
+        ("cuda-hf", {"max_tokens_in_paged_kv_cache": 512}, {"kv_cache_tokens": 512}),
+        ("cuda-trt", {"kv_cache_free_gpu_mem_fraction": 0.9}, {"gpu_memory_fraction": 0.9}),
+        ("cuda-vllm", {"max_tokens_in_paged_kv_cache": 512}, {"kv_cache_tokens": None}),
+        ("cuda-trt", {}, {"gpu_memory_fraction": None, "kv_cache_tokens": None}),
+    ],
+)
+def test_the_package_says_what_the_config_does_not(
+    home: Home, engine: str, options: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    make_package(home.root / "models" / "m", byte_level(), era="pytorch")
+    render(config_of(m={"engine": engine, "triton": options}), home)
+    document = json.loads((home.repository / "m-tensorrt_llm" / "1" / "worker.json").read_text())
+    assert {name: document["options"].get(name) for name in expected} == expected
+
+
 @pytest.mark.parametrize("entry", [{"engine": "cuda-vllm"}, {"engine": "cuda-hf"}, {"engine": "cuda-trt"}])
 def test_engines_driven_from_python_get_the_bridge_as_their_model(home: Home, entry: dict[str, Any]) -> None:
     make_package(home.root / "models" / "m", byte_level(), era="pytorch", tensorrt_llm="1.3.0")

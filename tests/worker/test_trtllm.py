@@ -227,12 +227,15 @@ def test_a_checkpoint_without_a_vocabulary_size_is_named(module: Any, tmp_path: 
 def test_every_argument_is_one_that_the_llm_has(package: Path, version: str) -> None:
     sizes = {"max_batch_size": 4, "max_input_len": 10, "max_output_len": 20}
     ranks = {"tensor_parallel_size": 2, "pipeline_parallel_size": 1}
-    options = EngineOptions.parse({"dtype": "float16", "gpu_memory_fraction": 0.5, **sizes, **ranks})
+    options = EngineOptions.parse(
+        {"dtype": "float16", "gpu_memory_fraction": 0.5, "kv_cache_tokens": 64, **sizes, **ranks}
+    )
     arguments = llm_arguments(package, options)
     assert set(arguments) <= set(contract(version)["names"])
     check_llm_options({name: value for name, value in arguments.items() if name not in OWN}, version)
     assert arguments["max_seq_len"] == 30
-    assert arguments["kv_cache_config"] == {"enable_block_reuse": True, "free_gpu_memory_fraction": 0.5}
+    cache = {"enable_block_reuse": True, "free_gpu_memory_fraction": 0.5, "max_tokens": 64}
+    assert arguments["kv_cache_config"] == cache
     assert arguments["trust_remote_code"] is False
 
 

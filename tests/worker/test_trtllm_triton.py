@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, models
 
+from builder.convert import convert
+from builder.render import render
+from builder.request import ConvertRequest
+from common.config import DeployConfig
+from common.paths import Home
+from tests import tiny
 from tests.worker.triton import Refused, Triton, tokens_of, wait_until
 
 pytestmark = pytest.mark.e2e
@@ -77,3 +84,20 @@ def test_an_argument_that_the_runtime_does_not_have_is_a_load_error(
 ) -> None:
     with pytest.raises(Refused, match="max_batch_sizes: Extra inputs are not permitted"):
         add(triton, "wrong", pytorch_package, llm_args={"max_batch_sizes": 4})
+
+
+def test_what_is_converted_and_rendered_for_the_pytorch_era_serves(triton: Triton, tmp_path: Path) -> None:
+    checkpoint = tiny.write_hf("yi", tmp_path / "hf")
+    words = {f"w{index}": index for index in range(tiny.CONFIGS["yi"]["vocab_size"])}
+    Tokenizer(models.WordLevel(words, unk_token="w0")).save(str(checkpoint / "tokenizer.json"))
+    request = ConvertRequest(model=str(checkpoint), output=tmp_path / "package", runtime="pytorch")
+    entry = {"engine": "cuda-trt", "model_path": str(convert(request).folder), "max_batch_size": 4}
+    sizes = {"max_input_len": 64, "max_output_len": 32, "triton": {"bls": False}}
+    config = DeployConfig.model_validate({"models": {"era": {**entry, **sizes}}})
+    render(config, Home(tmp_path), output=triton.repository)
+    worker = triton.repository / "era-tensorrt_llm" / "1" / "worker.json"
+    worker.write_text(json.dumps({**json.loads(worker.read_text()), "env": {"PYTHONPATH": str(STANDIN)}}))
+    triton.load("era-tensorrt_llm")
+    events = triton.stream("era-tensorrt_llm", input_ids=[100], request_output_len=12)
+    assert tokens_of(events)[-12:] == list(range(101, 113))
+    triton.unload("era-tensorrt_llm")

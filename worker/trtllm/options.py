@@ -26,6 +26,7 @@ class EngineOptions:
     tensor_parallel_size: int | None = None
     pipeline_parallel_size: int | None = None
     gpu_memory_fraction: float | None = None
+    kv_cache_tokens: int | None = None
     llm_args: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -55,7 +56,7 @@ def llm_arguments(package: Path, options: EngineOptions) -> dict[str, Any]:
         PackageError: the package has no arguments for it, or they are not readable.
     """
     made = _read_arguments(package)
-    given = {
+    settings = {
         "model": options.model,
         "dtype": options.dtype,
         "max_batch_size": options.max_batch_size,
@@ -64,12 +65,12 @@ def llm_arguments(package: Path, options: EngineOptions) -> dict[str, Any]:
         "tensor_parallel_size": options.tensor_parallel_size,
         "pipeline_parallel_size": options.pipeline_parallel_size,
     }
-    arguments = made | {name: value for name, value in given.items() if value is not None}
+    arguments = made | {name: value for name, value in settings.items() if value is not None}
     arguments |= {"skip_tokenizer_init": True, "trust_remote_code": False}
     arguments.setdefault("enable_iter_perf_stats", True)  # they say how full the KV cache is
-    if options.gpu_memory_fraction is not None:
-        fraction = {"free_gpu_memory_fraction": options.gpu_memory_fraction}
-        arguments["kv_cache_config"] = {**arguments.get("kv_cache_config", {}), **fraction}
+    cache = {"free_gpu_memory_fraction": options.gpu_memory_fraction, "max_tokens": options.kv_cache_tokens}
+    given = {name: value for name, value in cache.items() if value is not None}
+    arguments["kv_cache_config"] = {**arguments.get("kv_cache_config", {}), **given}
     arguments["model"] = _model(package, str(arguments["model"]))
     return arguments | dict(options.llm_args)
 
