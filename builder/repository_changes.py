@@ -100,12 +100,13 @@ def plan_changes(repository: Path, models: list[ModelFiles], *, keep_others: boo
     """
     record = read_record(repository)
     wanted = {name: content for model in models for name, content in model.files.items()}
+    digests = {name: digest_of(content) for name, content in wanted.items()}
     rendered = {model.model_id for model in models}
     kept = {model: files for model, files in record.models.items() if keep_others and model not in rendered}
     written, unchanged, conflicts = {}, [], []
     for name, content in sorted(wanted.items()):
         found = digest_of_file(repository / name)
-        if found == digest_of(content):
+        if found == digests[name]:
             unchanged.append(name)
             continue
         written[name] = content
@@ -115,9 +116,7 @@ def plan_changes(repository: Path, models: list[ModelFiles], *, keep_others: boo
         _to_remove(repository, record, {*wanted, *(name for files in kept.values() for name in files)})
     )
     conflicts += [name for name in removed if digest_of_file(repository / name) not in record.digests(name)]
-    final = {
-        model.model_id: {name: [digest_of(data)] for name, data in model.files.items()} for model in models
-    }
+    final = {model.model_id: {name: [digests[name]] for name in model.files} for model in models}
     new = Record({**kept, **final})
     return Changes(written, unchanged, removed, conflicts, new, _both(record, Record(final)), new != record)
 
