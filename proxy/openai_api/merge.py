@@ -48,8 +48,11 @@ async def stream_many(
     send: Send,
     end: Callable[[], bytes],
     failure: Callable[[EwError], bytes],
+    header_hold: float,
 ) -> None:
     """Stream several choices in the order in which their texts come.
+
+    The status line waits for the first text, for at most `header_hold` seconds.
 
     Raises:
         EwError: a generation failed before anything was sent.
@@ -65,9 +68,15 @@ async def stream_many(
         metrics.of_model(generations[0].request.model.model_id).stream_broke(error.code)
         return failure(error)
 
+    def begin() -> None:
+        if queue.empty():
+            queue.put_nowait(b"")  # no text, but a piece: the status line goes before it
+
+    hold = loop.call_later(header_hold, begin)
     try:
         await _consume(queue, generations, send, end, broken)
     finally:
+        hold.cancel()
         watcher.cancel()
         _cancel(generations, "sibling_failed")
         for task in tasks:

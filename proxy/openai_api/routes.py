@@ -96,6 +96,7 @@ class OpenAIRoute:
             send,
             lambda: closing(documents, generations, with_usage),
             lambda error: framing.failure(error, documents.request_id),
+            hold,
         )
 
     async def _whole(

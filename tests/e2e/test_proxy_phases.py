@@ -69,6 +69,20 @@ def test_the_openai_routes_stop_every_choice(stack: PhasedStack, path: str) -> N
         time.sleep(0.01)
 
 
+@pytest.mark.parametrize("milliseconds", [0, 2, 5, 10, 20, 40])
+def test_a_long_prompt_that_its_stop_overtakes(stack: PhasedStack, milliseconds: int) -> None:
+    """Nothing is written for a minute here, so only the stop can end it: a lost one would be seen."""
+    prompt = "".join(chr(0x4E00 + number) for number in range(1200))
+    connection = stack.send(STREAM, 1001, prompt=prompt)
+    time.sleep(milliseconds / 1000)
+    connection.close()
+    time.sleep(0.5)
+    left = time.monotonic()
+    while stack.running():
+        assert time.monotonic() - left < BOUND_SECONDS
+        time.sleep(0.01)
+
+
 def test_requests_around_a_cancelled_one_are_whole(stack: PhasedStack) -> None:
     leaving, request = stack.enter(PHASES[3], STREAM)
     staying = stack.send(PLAIN, 50)

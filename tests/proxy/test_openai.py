@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import openai
@@ -151,6 +151,21 @@ async def test_errors_have_the_clients_types(stack: Stack, client: AsyncOpenAI) 
         await client.chat.completions.create(model=MODEL, messages=USER, tools=[tool])
     with pytest.raises(openai.AuthenticationError):
         await client.with_options(api_key="wrong").models.retrieve(MODEL)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+async def test_a_long_prefill_commits_the_status_after_a_while(
+    make_stack: Callable[..., Any], n: int
+) -> None:
+    body = {"model": MODEL, "messages": USER, "stream": True, "n": n}
+    async with make_stack(header_hold=0.1) as stack:
+        stack.script(TEXT, prefill=0.5, fail_after=0)
+        status, _, data = await stack.post("/v1/chat/completions", body)
+        assert (status, json.loads(data.removeprefix(b"data: "))["error"]["code"]) == (200, "engine")
+        stack.script(TEXT, prefill=0.3, fail_after=None)
+        status, _, data = await stack.post("/v1/chat/completions", body)
+        assert (status, data.count(b'"finish_reason":"stop"')) == (200, n)
+        assert data.endswith(b"data: [DONE]\n\n")
 
 
 async def test_an_error_mid_stream_raises(stack: Stack, client: AsyncOpenAI) -> None:
