@@ -57,14 +57,13 @@ class Running:
         os.kill(self.pid, number)
 
     def wait(self, seconds: float = STOP_SECONDS) -> int:
-        """The exit code of process 1; 128 and the signal's number when one ended it."""
-        code = self.outer.wait(seconds)
-        return code if code >= 0 else 128 - code
+        """The exit code of process 1; not 0 when a signal ended it."""
+        return self.outer.wait(seconds)
 
     def execute(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run one more command inside, as the same user, as `docker exec` does."""
         enter = ["nsenter", f"--target={self.pid}", "--pid", "--mount", "--net", "--root"]
-        enter += ["--user"] if os.getuid() else []
+        enter += ["--user", "--preserve-credentials"] if os.getuid() else []
         inside = [*enter, *_dropped(self.box), "env", f"--chdir={self.box.folder}", *command]
         environment = dict(self.box.environment)
         return subprocess.run(
