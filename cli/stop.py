@@ -46,17 +46,17 @@ def command(drain: float, model: str | None, engine: Engine | None, env: str | N
     if model and (engine or env):
         raise UsageError("--model does not go with --engine or --env.", hint="Leave one out.")
     if model:
-        _unload(model, as_json)
+        _unload(model, drain, as_json)
         return
     with Steps() as steps:
         report = teardown.stop(drain_seconds=drain, progress=steps, engine=engine, env=env)
     emit(asdict(report), as_json=as_json, text=_text(report))
 
 
-def _unload(model: str, as_json: bool) -> None:
+def _unload(model: str, drain: float, as_json: bool) -> None:
     with Steps() as steps:
         steps(f"unloading {model}")
-        report = loading.unload(model)
+        report = loading.unload(model, drain)
     freed = f"{report.memory_freed / 2**20:.0f} MiB"
     emit(asdict(report), as_json=as_json, text=f"Unloaded {model}; its worker ended and gave back {freed}.")
 

@@ -13,7 +13,8 @@ from runtime.processes import ProcessRef, wait_gone
 from runtime.roles import worker_name
 from runtime.state import Service
 
-WORKER_END_SECONDS = 30.0
+DRAIN_SECONDS = 30.0
+WORKER_END_SECONDS = 5.0  # from its last answer to its end
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,11 @@ class LoadReport:
     memory_freed: int = 0
 
 
-def unload(model: str) -> LoadReport:
+def unload(model: str, drain_seconds: float = DRAIN_SECONDS) -> LoadReport:
     """Take the model out of the running service. Requests in flight are finished by Triton first.
+
+    Args:
+        drain_seconds: how long they may take before this reports an error; they go on all the same.
 
     Raises:
         UsageError: the service does not serve it.
@@ -38,10 +42,12 @@ def unload(model: str) -> LoadReport:
     workers = workers_of(service, model)
     memory = sum(_memory(worker) for worker in workers)
     found = client.set_loaded(client.of_service(service), model, loaded=False)
-    if left := wait_gone(workers, WORKER_END_SECONDS):
+    patience = drain_seconds + WORKER_END_SECONDS
+    if left := wait_gone(workers, patience):
         raise ServiceError(
-            f"The worker of {model} (process {left[0].pid}) is still there after {WORKER_END_SECONDS:.0f} s.",
-            hint="Look with ./ew logs worker; ./ew stop ends it.",
+            f"The worker of {model} (process {left[0].pid}) is still there after {patience:.0f} s.",
+            why="It ends after its last running request.",
+            hint="Give them longer with --drain, or look with ./ew logs worker; ./ew stop ends it.",
             code="worker_left",
         )
     return LoadReport(model, found, round(time.monotonic() - began, 3), memory)
