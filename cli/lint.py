@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from cli.output import emit, json_option, report_errors
+
+if TYPE_CHECKING:
+    from builder.lint import Options
 
 
 @click.command(name="lint")
@@ -53,21 +57,14 @@ def command(
       ./ew lint
       ./ew lint /srv/triton_model_repo --no-paths --container 26.03-trtllm-python-py3
     """
-    from builder.lint import Options, lint
-    from builder.lint.containers import container_of_tag
+    from builder.lint import lint
     from builder.lint.fix import apply_fixes
     from builder.lint.report import as_document, as_sarif, as_text, has_errors
     from common.paths import home
     from common.version import VERSION
 
     root = repository or home().repository
-    release, flavour = container_of_tag(container) if container else (None, None)
-    options = Options(
-        check_paths=not no_paths,
-        trtllm_version=trtllm_version or (release.tensorrt_llm if release else None),
-        flavour=flavour,
-        import_with=(python or sys.executable) if import_check else None,
-    )
+    options = _options(trtllm_version, container, _import_with(import_check, python), not no_paths)
     findings = lint(root, options)
     fixed = apply_fixes(root, findings) if fix else []
     findings = lint(root, options) if fixed else findings
@@ -77,3 +74,25 @@ def command(
         repaired = "".join(f"fixed {done.file}: {done.message} [{done.rule.id}]\n" for done in fixed)
         emit(as_document(root, findings, fixed), as_json=as_json, text=repaired + as_text(findings))
     sys.exit(1 if has_errors(findings) or (strict and findings) else 0)
+
+
+def _options(
+    trtllm_version: str | None, container: str | None, import_with: str | None, check_paths: bool
+) -> Options:
+    from builder.lint import Options
+    from builder.lint.containers import container_of_tag
+
+    release, flavour = container_of_tag(container) if container else (None, None)
+    version = trtllm_version or (release.tensorrt_llm if release else None)
+    return Options(check_paths, version, flavour, import_with)
+
+
+def _import_with(import_check: bool, python: str | None) -> str | None:
+    """The Python that imports models; None where that was not asked for."""
+    from common.errors import UsageError
+
+    if python and not import_check:
+        raise UsageError(
+            "--python is for --import-check.", hint="Give both, or neither.", code="import_check_missing"
+        )
+    return (python or sys.executable) if import_check else None

@@ -23,9 +23,9 @@ TABLE = (
     Rule(
         "EW403",
         "error",
-        "A Python model imports a module that is not there",
-        "The model does not load: 'No module named ...'.",
-        "Put the file beside model.py, or install the package into the environment that serves.",
+        "A Python model imports what is not there",
+        "The model does not load: 'No module named ...' or 'cannot import name ...'.",
+        "Put the file beside model.py, correct the name, or install the package where it is served.",
     ),
     Rule(
         "EW404",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,7 +34,7 @@ def versions_of(home: Home, folder: str) -> set[str]:
 def package_of(home: Home, version: str) -> str:
     folder = home.repository / "m-tensorrt_llm" / version
     document = json.loads((folder / "worker.json").read_text())
-    return (folder / document["package"]).resolve().name
+    return Path(folder, document["package"]).resolve().name
 
 
 def test_a_new_version_is_served_beside_the_old_one(home: Home) -> None:

@@ -109,3 +109,5 @@ def test_command_line(repository: Path) -> None:
     asked = subprocess.run([*command, "--import-check"], capture_output=True, text=True, check=False)
     assert (plain.returncode, asked.returncode) == (0, 1), plain.stderr + asked.stderr
     assert "ZeroDivisionError" in asked.stdout
+    alone = subprocess.run([*command, "--python", "x"], capture_output=True, text=True, check=False)
+    assert (alone.returncode, "--import-check" in alone.stderr) == (2, True)
