@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from typing import Any, Literal
 
@@ -59,6 +60,7 @@ class ChoiceWriter:
         self._before, self._after = documents.chunk_around_text(index)
         self._log_probs = generation.request.sampling.log_probs
         self._shown_tokens = 0
+        self._offset = 0
         plan = documents.plan
         self._calls = CallWatch(plan.tools, plan.tool_names, plan.prefix) if plan.tools else None
 
@@ -96,7 +98,9 @@ class ChoiceWriter:
 
     def _new_log_probs(self) -> dict[str, Any] | None:
         shown, self._shown_tokens = self._shown_tokens, self._generation.completion_tokens
-        return log_probs(self._documents.kind, self._generation, shown)
+        found = log_probs(self._documents.kind, self._generation, shown, self._offset)
+        self._offset += sum(len(token) for token in found.get("tokens", ()))
+        return found
 
 
 def whole_choice(documents: Documents, index: int, generation: Generation, text: str) -> dict[str, Any]:
@@ -122,14 +126,19 @@ def whole_choice(documents: Documents, index: int, generation: Generation, text:
     }
 
 
-def log_probs(kind: Kind, generation: Generation, start: int) -> dict[str, Any]:
-    """Log probabilities of the chosen tokens from `start` on, in the form of the API."""
+def log_probs(kind: Kind, generation: Generation, start: int, offset: int = 0) -> dict[str, Any]:
+    """Log probabilities of the chosen tokens from `start` on, in the form of the API.
+
+    `offset` is where the first of them begins, in characters of the text.
+    """
     ids = generation.token_ids[start:]
     values = generation.log_probs[start : start + len(ids)]
     tokenizer = generation.request.model.tokenizer
     texts = [tokenizer.decode([token_id], skip_special_tokens=False) for token_id in ids]
     if kind == "completion":
-        return {"tokens": texts, "token_logprobs": values, "top_logprobs": None, "text_offset": []}
+        ends = itertools.accumulate((len(text) for text in texts), initial=offset)
+        offsets = list(itertools.islice(ends, len(texts)))
+        return {"tokens": texts, "token_logprobs": values, "top_logprobs": None, "text_offset": offsets}
     content = [
         {"token": text, "logprob": value, "bytes": list(text.encode()), "top_logprobs": []}
         for text, value in zip(texts, values, strict=False)

@@ -119,6 +119,19 @@ async def test_an_engine_without_guided_decoding_is_a_clear_400(stack: Stack, cl
         )
 
 
+async def test_logprobs_of_completions(stack: Stack, client: AsyncOpenAI) -> None:
+    stack.script("abc def", log_prob=-0.5)
+    fields: Any = {"model": MODEL, "prompt": "say", "max_tokens": 100, "logprobs": 0}
+    whole = (await client.completions.create(**fields)).choices[0]
+    assert whole.logprobs is not None and whole.logprobs.tokens and whole.logprobs.text_offset
+    for token, offset in zip(whole.logprobs.tokens, whole.logprobs.text_offset, strict=True):
+        assert whole.text[offset:].startswith(token)
+    streamed: Any = [chunk async for chunk in await client.completions.create(stream=True, **fields)]
+    for name in ("tokens", "token_logprobs", "text_offset"):
+        parts = (getattr(chunk.choices[0].logprobs, name) for chunk in streamed if chunk.choices[0].logprobs)
+        assert [entry for part in parts for entry in part] == getattr(whole.logprobs, name)
+
+
 async def test_completions(stack: Stack, client: AsyncOpenAI) -> None:
     stack.script(TEXT)
     answer = await client.completions.create(model=MODEL, prompt="say", max_tokens=100, echo=True)
