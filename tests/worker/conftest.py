@@ -9,6 +9,7 @@ import pytest
 from builder.convert import convert
 from builder.request import ConvertRequest
 from tests import tiny
+from tests.worker.byte_tokenizer import write_byte_tokenizer
 from tests.worker.triton import Triton
 from worker.openvino import adapter
 from worker.openvino.adapter import OpenVinoAdapter
@@ -19,11 +20,12 @@ CONTEXT = 8192
 
 @pytest.fixture(scope="session")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Llama with random weights, converted like any other model."""
+    """A tiny Llama with random weights and a tokenizer of bytes, converted like any other model."""
     folder = tmp_path_factory.mktemp("tiny")
     checkpoint = tiny.write_hf("yi", folder / "hf")
     config = json.loads((checkpoint / "config.json").read_text())
     (checkpoint / "config.json").write_text(json.dumps({**config, "max_position_embeddings": CONTEXT}))
+    write_byte_tokenizer(checkpoint)
     request = ConvertRequest(
         model=str(checkpoint),
         output=folder / "package",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpc
 
+from tests.worker.byte_tokenizer import END_ID, byte_tokenizer
 from tests.worker.triton import Refused, Triton, tokens_of, wait_until
 
 pytestmark = pytest.mark.e2e
@@ -187,7 +189,11 @@ def test_the_last_response_carries_the_final_flag(triton: Triton) -> None:
         ({"beam_width": 4}, "beam_width is 4"),
         ({"lora_task_id": 1}, "lora_task_id"),
         ({"embedding_bias": [0.5]}, "embedding_bias"),
-        ({"guided_decoding_guide_type": "json"}, "guided_decoding_guide_type"),
+        ({"embedding_bias": [0.0] * 288 + [-100.0]}, "embedding_bias holds 288"),
+        ({"guided_decoding_guide_type": "json"}, "needs end_id"),
+        ({"guided_decoding_guide_type": "xml", "end_id": 2}, "allowed are json, json_schema, regex"),
+        ({"guided_decoding_guide": "{}"}, "guided_decoding_guide_type"),
+        ({"guided_decoding_guide_type": "regex", "guided_decoding_guide": "((", "end_id": 2}, "parenthesis"),
         ({"return_generation_logits": True}, "return_generation_logits"),
         ({"bad_words_list": [5, 6, 2, -1], "presence_penalty": 1.0}, "presence_penalty"),
     ],
@@ -205,6 +211,16 @@ def test_bad_requests_do_not_disturb_a_running_one(triton: Triton) -> None:
             triton.generate("tiny", **body)
     assert len(tokens_of(list(stream.events()))) == 600
     stream.close()
+
+
+def test_guides_and_biases_reach_the_engine(triton: Triton) -> None:
+    regex = {"guided_decoding_guide_type": "regex", "guided_decoding_guide": "[0-9]{3}é", "end_id": END_ID}
+    events = triton.stream("tiny", request_output_len=20, **regex)
+    assert re.fullmatch("[0-9]{3}é", byte_tokenizer().decode(tokens_of(events)))
+    bias = [0.0] * 288
+    bias[40] = 100.0
+    answer = triton.generate("tiny", request_output_len=4, embedding_bias=bias)
+    assert answer["output_ids"] == [40] * 4
 
 
 def wait_idle(triton: Triton) -> float:

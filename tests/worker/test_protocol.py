@@ -29,7 +29,7 @@ INT32 = st.integers(-(2**31), 2**31 - 1)
 FLOAT32 = st.floats(width=32, allow_nan=False)
 IDS = st.integers(0, 2**64 - 1)
 WORDS = st.lists(st.lists(INT32, min_size=1).map(tuple)).map(tuple)
-READY = Ready("cpu", 100, 8, 50, 50, 640, 32)
+READY = Ready("cpu", 100, 8, 50, 50, 640, 32, features=(protocol.LOGIT_BIAS,))
 
 
 def frames_of(data: bytes) -> list[tuple[FrameType, bytes]]:
@@ -55,6 +55,9 @@ def payload_of(data: bytes, kind: FrameType) -> bytes:
         stop_words=WORDS,
         bad_words=WORDS,
         log_probs=st.booleans(),
+        guide_type=st.none() | st.text(),
+        guide=st.none() | st.text(),
+        token_bias=st.lists(st.tuples(INT32, FLOAT32)).map(tuple),
     ),
 )
 def test_a_request_arrives_as_it_was_sent(request_id: int, tokens: list[int], sampling: Sampling) -> None:

@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 
-from worker.protocol import GenerationRequest, Sampling
+from worker.protocol import GUIDED_DECODING, LOGIT_BIAS, GenerationRequest, Sampling, Status
 from worker.validate import Limits, RequestRefused, check_request
 
-LIMITS = Limits(vocab_size=100, max_input_len=20, max_output_len=30, max_total_len=40)
+FEATURES = (GUIDED_DECODING, LOGIT_BIAS)
+LIMITS = Limits(vocab_size=100, max_input_len=20, max_output_len=30, max_total_len=40, features=FEATURES)
 GOOD = Sampling(max_tokens=10)
+REGEX = {"guide_type": "regex", "end_id": 2}
+SCHEMA = {"guide_type": "json_schema", "end_id": 2}
 
 
 def check(tokens: list[int], **changes: Any) -> None:
@@ -27,6 +30,11 @@ def check(tokens: list[int], **changes: Any) -> None:
         {"presence_penalty": -2.0, "frequency_penalty": 2.0, "repetition_penalty": 0.1},
         {"end_id": 99, "stop_words": ((0, 99),), "bad_words": ((5,),)},
         {"seed": 2**64 - 1},
+        {"token_bias": ((99, -1.5), (0, float("-inf")))},
+        {"guide_type": "json", "end_id": 2},
+        {"guide_type": "json_schema", "guide": '{"type": "object"}', "end_id": 2},
+        {"guide_type": "regex", "guide": "(" * 64 + ")" * 64, "end_id": 2},
+        {"guide_type": "ebnf_grammar", "guide": "x" * (64 << 10), "end_id": 2},
     ],
 )
 def test_what_the_engine_can_run_passes(changes: dict[str, Any]) -> None:
@@ -60,6 +68,17 @@ def test_prompt_and_answer_may_fill_the_cache_exactly() -> None:
         ([1], {"end_id": 100}, "token_out_of_range", "end_id holds 100"),
         ([1], {"stop_words": ((1, -5),)}, "token_out_of_range", "stop_words_list holds -5"),
         ([1], {"bad_words": ((100,),)}, "token_out_of_range", "bad_words_list holds 100"),
+        ([1], {"token_bias": ((100, 1.0),)}, "token_out_of_range", "embedding_bias holds 100"),
+        ([1], {"token_bias": ((5, float("nan")),)}, "parameter_out_of_range", "embedding_bias of token 5"),
+        ([1], {"token_bias": ((5, float("inf")),)}, "parameter_out_of_range", "finite number, or -inf"),
+        ([1], {"guide": "a"}, "guide_invalid", "needs guided_decoding_guide_type"),
+        ([1], {"guide_type": "yaml", "end_id": 2}, "guide_invalid", "allowed are json, json_schema"),
+        ([1], {"guide_type": "json"}, "guide_invalid", "needs end_id"),
+        ([1], {"guide_type": "regex", "end_id": 2}, "guide_invalid", "has 0 characters"),
+        ([1], {**REGEX, "guide": "x" * ((64 << 10) + 1)}, "guide_invalid", "allowed are 1 to 65536"),
+        ([1], {**REGEX, "guide": "[(" * 33 + ")]" * 33}, "guide_invalid", "deeper than 64"),
+        ([1], {**SCHEMA, "guide": "{"}, "guide_invalid", "is not JSON"),
+        ([1], {**SCHEMA, "guide": '{"minimum": NaN}'}, "guide_invalid", "no NaN in JSON"),
     ],
 )
 def test_everything_else_is_refused_by_name(
@@ -69,3 +88,17 @@ def test_everything_else_is_refused_by_name(
         check(tokens, **changes)
     assert refused.value.code == code
     assert words in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"guide_type": "json", "end_id": 2}, "does not support guided decoding"),
+        ({"token_bias": ((5, -1.0),)}, "does not support an embedding bias"),
+    ],
+)
+def test_what_an_engine_does_not_have_is_unsupported(changes: dict[str, Any], words: str) -> None:
+    request = GenerationRequest(1, array("i", [1]), replace(GOOD, **changes))
+    with pytest.raises(RequestRefused, match=words) as refused:
+        check_request(request, replace(LIMITS, features=()))
+    assert refused.value.status == Status.UNSUPPORTED

@@ -28,7 +28,7 @@ from worker.openvino.graph import write_ir
 from worker.openvino.guides import structured_output
 from worker.openvino.vocabulary import textless_tokens
 
-CPU_SECONDS = 3.0
+CPU_SECONDS = 2.0
 SECONDS = 60.0
 MORE_MEMORY_BYTES = 2 << 30
 TRIED_TOKENS = 16

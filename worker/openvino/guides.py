@@ -17,24 +17,13 @@ from typing import Any
 
 import openvino_genai as genai
 
-from worker.openvino.schemas import enforced
+from worker.openvino.schemas import ANY_OBJECT, schema_grammar
 from worker.protocol import Sampling, Status
 from worker.validate import RequestRefused
 
 SOURCE_ROOT = Path(__file__).resolve().parent.parent.parent
 CHECK_FOLDER = "guide_check"
 OUT_OF_TIME = (-signal.SIGPROF, -signal.SIGALRM)
-# An object; whitespace is bounded, because small models go on with it for ever.
-JSON_GRAMMAR = r"""
-root ::= object
-value ::= object | array | string | number | "true" | "false" | "null"
-object ::= "{" space (member (space "," space member)*)? space "}"
-member ::= string space ":" space value
-array ::= "[" space (value (space "," space value)*)? space "]"
-string ::= "\"" ([^"\\\x00-\x1f] | "\\" (["\\/bfnrt] | "u" [0-9a-fA-F]{4}))* "\""
-number ::= "-"? ("0" | [1-9] [0-9]*) ("." [0-9]+)? ([eE] [-+]? [0-9]+)?
-space ::= " "? | "\n" " "{0,32}
-"""
 
 
 @dataclass(frozen=True)
@@ -53,9 +42,9 @@ def structured_output(guide_type: str, guide: str | None) -> Any:
         RequestRefused: a JSON schema that answers would not be held to.
     """
     if guide_type == "json":
-        return genai.StructuredOutputConfig(grammar=JSON_GRAMMAR)
+        return genai.StructuredOutputConfig(grammar=ANY_OBJECT)
     if guide_type == "json_schema":
-        return genai.StructuredOutputConfig(json_schema=json.dumps(enforced(json.loads(guide or ""))))
+        return genai.StructuredOutputConfig(grammar=schema_grammar(json.loads(guide or "")))
     name = {"ebnf_grammar": "grammar"}.get(guide_type, guide_type)
     return genai.StructuredOutputConfig(**{name: guide})
 
