@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import hmac
 import json
 import os
 import secrets
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -79,26 +82,37 @@ class KeyStore:
         """
         if role not in ROLES:
             raise UsageError(f"There is no role {role!r}.", hint=f"Use one of {', '.join(ROLES)}.")
-        if any(key.name == name for key in self.records()):
-            raise UsageError(
-                f"A key named {name!r} exists already.",
-                hint=f"Choose another name, or make a new secret for it: ./ew keys rotate {name}",
-            )
-        secret = _new_secret()
-        self._write((*self.records(), ApiKey(name, role, _digest(secret), _now(), **limits)))
+        with self._changing():
+            if any(key.name == name for key in self.records()):
+                raise UsageError(
+                    f"A key named {name!r} exists already.",
+                    hint=f"Choose another name, or make a new secret for it: ./ew keys rotate {name}",
+                )
+            secret = _new_secret()
+            self._write((*self.records(), ApiKey(name, role, _digest(secret), _now(), **limits)))
         return secret
 
     def rotate(self, name: str) -> str:
         """Replace the secret of a key; the old one stops working at once."""
-        record, secret = self._named(name), _new_secret()
-        fresh = replace(record, sha256=_digest(secret), created=_now())
-        self._write(tuple(fresh if key.name == name else key for key in self.records()))
+        with self._changing():
+            record, secret = self._named(name), _new_secret()
+            fresh = replace(record, sha256=_digest(secret), created=_now())
+            self._write(tuple(fresh if key.name == name else key for key in self.records()))
         return secret
 
     def revoke(self, name: str) -> None:
         """Remove a key; it stops working at once."""
-        self._named(name)
-        self._write(tuple(key for key in self.records() if key.name != name))
+        with self._changing():
+            self._named(name)
+            self._write(tuple(key for key in self.records() if key.name != name))
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """One change at a time, so that two at once both count."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.with_suffix(".lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _named(self, name: str) -> ApiKey:
         for key in self.records():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,16 @@ def test_add_rotate_revoke(tmp_path: Path) -> None:
     assert other.verify(new)
     store.revoke("a")
     assert other.verify(new) is None
+
+
+def test_changes_at_once_all_count(tmp_path: Path) -> None:
+    def add(number: int) -> str:
+        return KeyStore(tmp_path / "keys.json").add(f"key-{number}")
+
+    with ThreadPoolExecutor(8) as pool:
+        secrets = list(pool.map(add, range(32)))
+    store = KeyStore(tmp_path / "keys.json")
+    assert all(store.verify(secret) for secret in secrets)
 
 
 def test_mistakes_are_refused(tmp_path: Path) -> None:
