@@ -27,7 +27,7 @@ TROUBLE = re.compile(
 RECORD = re.compile(r"[IWEF]\d{4} |\d{4}-\d\d-\d\d |\{\"")
 # tritonserver logs these at error level on every machine without a GPU.
 HARMLESS = re.compile(
-    r"CudaDriverHelper|pinned system memory|unable to create stream for |NVML(?!.*mismatch)"
+    r"CudaDriverHelper|pinned system memory|unable to create stream for |NVML(?!.*(?:mismatch|Unknown Error))"
 )
 
 

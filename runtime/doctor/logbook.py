@@ -26,6 +26,12 @@ SHOWN = 300
 UNKNOWN = "log_unknown_error"
 DIGITS = re.compile(r"\d+")
 QUIET_LEVELS = ("debug", "info", "warning")
+# Lines that their own writer calls a warning or less: an error that is there as well goes before them.
+QUIET_LINE = re.compile(
+    r"^[IW]\d{4} |\[(?:WARNING|INFO|DEBUG|TRACE)\]|\[[WID]\] |^(?:\(.*?\) )?(?:WARNING|INFO|DEBUG) "
+)
+# TensorRT-LLM says this of every optional setting that config.pbtxt leaves empty.
+EMPTY_OPTION = re.compile(r"\[WARNING\] \[json\.exception\.type_error\.302\]")
 NOISE = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -55,6 +61,11 @@ class Match:
     line: str
     number: int
     count: int = 1
+
+    @property
+    def quiet(self) -> bool:
+        """Whether it was only seen in lines that are no errors to their writer."""
+        return QUIET_LINE.search(self.line) is not None
 
 
 @dataclass
@@ -122,6 +133,7 @@ def explain(lines: Iterable[str], source: str = "log") -> list[Finding]:
     """The findings in a log's lines: causes, then consequences; an unknown error is shown as such."""
     reading = read(lines, source)
     causes = [match for match in reading.matches.values() if not match.signature.follow_on]
+    causes.sort(key=lambda match: match.quiet)
     consequences = [match for match in reading.matches.values() if match.signature.follow_on]
     findings = [_finding(match, source) for match in causes]
     unknown = _unknown(reading) if not causes else []
@@ -134,7 +146,7 @@ def read(lines: Iterable[str], source: str) -> Reading:
     known: dict[str, Signature | None] = {}
     for number, raw in enumerate(lines, 1):
         line = message(NOISE.sub("", raw).strip())
-        if not line or HARMLESS.search(line):
+        if not line or HARMLESS.search(line) or EMPTY_OPTION.search(line):
             continue
         shape = DIGITS.sub("0", line)
         if shape not in known:
@@ -172,7 +184,10 @@ def _note(reading: Reading, signature: Signature | None, line: str, number: int)
         if TROUBLE.search(line):
             reading.unexplained.append((number, line))
     elif signature.id in reading.matches:
-        reading.matches[signature.id].count += 1
+        known = reading.matches[signature.id]
+        known.count += 1
+        if known.quiet and not QUIET_LINE.search(line):
+            known.line, known.number = line, number
     else:
         reading.matches[signature.id] = Match(signature, line, number)
 

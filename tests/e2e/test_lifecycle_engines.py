@@ -130,12 +130,11 @@ def test_two_environments_serve_two_models_through_one_port(two: Installation) -
 
 
 def test_one_start_of_two_environments_named_in_the_config(two: Installation) -> None:
+    sizes = {"max_batch_size": 8, "max_input_len": 64, "max_output_len": 64, "dtype": "float32"}
     entries = {
-        model: {"engine": "cpu", "model_path": f"models/{model}", "env": env}
+        model: {"engine": "cpu", "model_path": f"models/{model}", "env": env, **sizes}
         for model, env in (("tiny", "left"), ("second", "right"))
     }
-    for entry in entries.values():
-        entry.update(max_batch_size=8, max_input_len=64, max_output_len=64, dtype="float32")
     (two.home / "deploy").mkdir()
     (two.home / "deploy" / "config.json").write_text(json.dumps({"models": entries}))
     done = two.run("start", "--model", "tiny", "--model", "second", "--port", str(two.port), "--json")

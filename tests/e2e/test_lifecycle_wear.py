@@ -101,7 +101,7 @@ def test_a_worker_that_dies_comes_back_and_the_error_is_kept(tiny: Installation)
     document = tiny.start()
     worker = model(tiny)["pid"]
     os.kill(worker, signal.SIGKILL)
-    answers = []
+    answers: list[tuple[int, dict[str, Any]]] = []
     deadline = time.monotonic() + 60
     while not answers or answers[-1][0] != 200:
         assert time.monotonic() < deadline, answers

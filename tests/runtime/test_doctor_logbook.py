@@ -6,6 +6,7 @@ import json
 import random
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from runtime.doctor import logbook
 DATA = Path(__file__).parent / "data"
 EXCERPTS = json.loads((DATA / "log_excerpts.json").read_text(encoding="utf-8"))
 CLEAN = (DATA / "clean_triton.log").read_text(encoding="utf-8").splitlines()
+UNSEEN = json.loads((DATA / "unseen_logs.json").read_text(encoding="utf-8"))
 LINES = [*EXCERPTS["known"], *EXCERPTS["unseen"]]
 
 
@@ -40,6 +42,27 @@ def test_numbers_names_and_log_prefixes_do_not_matter(excerpt: dict[str, str]) -
     prefixed = f"\x1b[31m2026-03-04T05:06:07Z triton-1  | {varied}\x1b[0m"
     findings = logbook.explain([*CLEAN, prefixed])
     assert [finding.id for finding in findings] == [excerpt["id"]]
+
+
+@pytest.mark.parametrize("log", [*UNSEEN["first"], *UNSEEN["second"]], ids=lambda log: log["about"])
+def test_the_first_finding_of_a_whole_log_is_its_cause(log: dict[str, Any]) -> None:
+    findings = logbook.explain(log["lines"])
+    assert [finding.id for finding in findings][:1] == [log["expected"]]
+
+
+def test_an_error_goes_before_a_warning_that_came_earlier() -> None:
+    log = [
+        "[TensorRT-LLM][WARNING] Requested amount of GPU memory (8 bytes) could not be allocated.",
+        "E0101 something.cc:1] Socket '0.0.0.0:8000' already in use",
+    ]
+    assert [finding.id for finding in logbook.explain(log)] == ["port_in_use", "cuda_oom_engine"]
+
+
+def test_what_tensorrt_llm_says_of_every_empty_option_is_no_finding() -> None:
+    line = "[TensorRT-LLM][WARNING] [json.exception.type_error.302] type must be number, but is null"
+    assert logbook.explain([line]) == []
+    error = "unexpected error when creating modelInstanceState: [json.exception.type_error.302] bad type"
+    assert [finding.id for finding in logbook.explain([error])] == ["engine_config_json"]
 
 
 def test_a_clean_log_of_the_real_server_has_no_findings() -> None:
