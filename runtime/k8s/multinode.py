@@ -96,7 +96,7 @@ def _set(leader: Document, worker: Document, values: Values, pool: Pool) -> Docu
         "networkConfig": {"subdomainPolicy": "Shared"},
         "rolloutStrategy": {
             "type": "RollingUpdate",
-            "rollingUpdateConfiguration": {"maxUnavailable": 1, "maxSurge": 1},
+            "rollingUpdateConfiguration": {"maxUnavailable": 0, "maxSurge": 1},
         },
         "leaderWorkerTemplate": {
             "size": pool.nodes,

@@ -6,10 +6,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 from builder.compat import Container, RuntimeChoice
 from builder.convert import convert
 from builder.gpus import GIB
+from builder.manifest import Manifest
 from builder.package import load_package
 from builder.plan import Plan
 from builder.request import ConvertRequest
@@ -57,12 +59,14 @@ def needs_of(model_id: str, model: ModelConfig, values: Values, container: Conta
     """From the package where it is here, else from a plan of its source.
 
     Raises:
-        UsageError: neither a package nor a source is known.
+        UsageError: what the cluster is to convert is not known.
         ResourceError: the model does not fit the pool's GPU.
     """
-    figures, source = _from_package(model_id, model, values)
-    if figures is None:
-        figures = _from_plan(model_id, model, values, container, era, source)
+    package = _package(model_id, model, values)
+    source = _wanted_source(model_id, values) or (package.source.model if _is_on_hub(package) else "")
+    if not source:
+        raise _no_source(model_id, model, package)
+    figures = package.plan if package else _planned(model_id, model, values, container, era, source)
     return ModelNeeds(
         model_id,
         source,
@@ -74,28 +78,41 @@ def needs_of(model_id: str, model: ModelConfig, values: Values, container: Conta
     )
 
 
-def _from_package(model_id: str, model: ModelConfig, values: Values) -> tuple[Mapping[str, int] | None, str]:
-    wanted = values.sources.get(model_id) or values.sources.get("", "")
+def _wanted_source(model_id: str, values: Values) -> str:
+    return values.sources.get(model_id) or values.sources.get("", "")
+
+
+def _package(model_id: str, model: ModelConfig, values: Values) -> Manifest | None:
+    """The package here, if its figures are those of what will be served."""
     try:
         manifest = load_package(home().resolve(model.model_path)).manifest
     except PackageError:
-        return None, wanted
+        return None
     layout = manifest.layout
     same = (layout.tp_size, layout.pp_size) == (model.tensor_parallel_size, model.pipeline_parallel_size)
-    if wanted and wanted != manifest.source.model or not same or "weights_per_rank" not in manifest.plan:
-        return None, wanted
-    return manifest.plan, wanted or manifest.source.model
+    wanted = _wanted_source(model_id, values)
+    other = _is_on_hub(manifest) and wanted not in ("", manifest.source.model)
+    return manifest if same and not other and "weights_per_rank" in manifest.plan else None
 
 
-def _from_plan(
+def _is_on_hub(manifest: Manifest | None) -> TypeGuard[Manifest]:
+    """A folder of this machine is nothing that a cluster could convert."""
+    return manifest is not None and manifest.source.kind == "hub"
+
+
+def _no_source(model_id: str, model: ModelConfig, package: Manifest | None) -> UsageError:
+    here = f"it was made from the folder {package.source.model}" if package else "it is no package here"
+    return UsageError(
+        f"What the cluster converts for {model_id} is not known.",
+        why=f"{model.model_path}: {here}.",
+        hint=f"Name its Hugging Face id: --set source.{model_id}=ORGANISATION/NAME",
+        code="no_source",
+    )
+
+
+def _planned(
     model_id: str, model: ModelConfig, values: Values, container: Container, era: str, source: str
 ) -> Mapping[str, int]:
-    if not source and not values.plan_from:
-        raise UsageError(
-            f"What {model_id} is converted from is not known: {model.model_path} is no package here.",
-            hint=f"Name its Hugging Face id: --set source.{model_id}=ORGANISATION/NAME",
-            code="no_source",
-        )
     plan = convert(plan_request(model, values, container, era, source)).plan
     _refuse_misfit(model_id, plan)
     return plan.summary()

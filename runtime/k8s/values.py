@@ -35,7 +35,7 @@ class Values(StrictModel):
     sources: dict[str, str] = Field(
         default_factory=dict,
         description="source or source.MODEL: Hugging Face id that the build job converts.  "
-        "[default: what the package here was made from]",
+        "[default: what the package here was made from, if that is on the hub]",
     )
     plan_from: str | None = Field(
         None, description="Folder with the model's config.json to plan from, instead of asking the hub."
@@ -83,7 +83,9 @@ class Values(StrictModel):
     pre_stop_seconds: int = Field(
         15, ge=5, description="Wait before the drain, until no new requests are sent here."
     )
-    cpu: str | None = Field(None, description="CPUs of one copy.  [default: by the plan]")
+    cpu: str | None = Field(
+        None, pattern=r"^[1-9]\d*$", description="CPUs of one copy.  [default: by the plan]"
+    )
     memory: str | None = Field(
         None, pattern=QUANTITY, description="Memory of one copy.  [default: by the plan]"
     )

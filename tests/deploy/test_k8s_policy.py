@@ -120,6 +120,8 @@ MUTATIONS: list[tuple[str, str, str, str, Any]] = [
      {"minAvailable": 2, "selector": {"matchLabels": {"app.kubernetes.io/name": "ew"}}}),
     ("rollout", "cpu", DEPLOYMENT, "spec/strategy/type", "Recreate"),
     ("rollout", "cpu", DEPLOYMENT, "spec/strategy/rollingUpdate/maxUnavailable", 1),
+    ("rollout", "multi-node", LWS, "spec/rolloutStrategy/rollingUpdateConfiguration/maxUnavailable", 1),
+    ("rollout", "multi-node", LWS, "spec/rolloutStrategy", REMOVED),
     ("api-version", "cpu", HPA, "apiVersion", "autoscaling/v2beta2"),
     ("api-version", "cpu", "PodDisruptionBudget/ew", "apiVersion", "policy/v1beta1"),
     ("config", "cpu", "ConfigMap/ew-config", "", REMOVED),

@@ -232,19 +232,32 @@ def test_the_cpu_engines_memory_depends_on_its_precision(precision: str) -> None
     assert size.memory == expected << 30
 
 
-def test_a_package_here_is_planned_without_its_source(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The manifest of a package in models/m with a plan of 1 GiB each."""
     monkeypatch.setenv("EW_HOME", str(tmp_path))
     make_package(tmp_path / "models" / "m")
-    manifest = tmp_path / "models" / "m" / "ew.json"
-    document = json.loads(manifest.read_text())
+    path = tmp_path / "models" / "m" / "ew.json"
+    document = json.loads(path.read_text())
     names = ("weights_per_rank", "checkpoint_bytes", "kv_bytes_per_token", "build_host_memory")
     document["plan"] = {**dict.fromkeys(names, 1 << 30), "convert_host_memory": 1 << 30}
-    document["source"]["model"] = "org/made-from"
-    manifest.write_text(json.dumps(document))
+    path.write_text(json.dumps(document))
+    return path
+
+
+def test_a_package_from_the_hub_is_planned_and_built_without_more_words(package: Path) -> None:
+    text = package.read_text().replace('"kind": "path"', '"kind": "hub"')
+    package.write_text(text.replace('"model": "m"', '"model": "org/made-from"'))
     rendered = render_overlay(config("cpu"), parse_values(()))
     assert rendered.facts["sources"] == {"m": "org/made-from"}
+
+
+def test_a_package_from_a_folder_gives_its_plan_but_no_source_for_the_cluster(package: Path) -> None:
+    with pytest.raises(UsageError) as refused:
+        render_overlay(config("cpu"), parse_values(()))
+    assert refused.value.code == "no_source" and "folder" in refused.value.why
+    rendered = render_overlay(config("cpu"), parse_values(("source=org/same",)))
+    assert rendered.facts["sources"] == {"m": "org/same"}
 
 
 def test_what_does_not_fit_the_pool_is_refused_with_the_plans_words() -> None:

@@ -27,6 +27,7 @@ from tests.deploy.k8s import HF, config, values
         "image=ew:latest",
         "image=a b:1",
         "memory=16",
+        "cpu=500m",
         "namespace=Not_A_Name",
         "autoscaler=vpa",
         "kv_cache_target=1.5",

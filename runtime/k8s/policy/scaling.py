@@ -74,6 +74,10 @@ def rollout(manifests: Manifests) -> Complaints:
         rolling = strategy.get("rollingUpdate") or {}
         if strategy.get("type") == "Recreate" or rolling.get("maxUnavailable") not in (0, "0%"):
             yield name_of(item), "Its strategy takes copies away first; set maxUnavailable to 0."
+    for item in manifests.of_kind("LeaderWorkerSet"):
+        path = ("spec", "rolloutStrategy", "rollingUpdateConfiguration", "maxUnavailable")
+        if at(item, *path) not in (0, "0%"):
+            yield name_of(item), f"{'.'.join(path[1:])} is not 0: it takes a group away first."
 
 
 def replica_limits(autoscaler: Document) -> tuple[int, int]:
