@@ -30,6 +30,7 @@ from benchmarks.rollout_copies import (
     Copy,
     Ended,
     Ending,
+    Mode,
     balancer,
     end_as_kubernetes,
     free_port,
@@ -55,6 +56,7 @@ class Plan:
     users: int
     ending: Ending
     shares: tuple[float, ...] = (0.2, 0.6)
+    mode: Mode = "http"
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ def run(plan: Plan, package: Path, folder: Path) -> dict[str, Any]:
         for copy in copies:
             stack.callback(copy.end)
             copy.start()
-        front = stack.enter_context(balancer(copies, folder))
+        front = stack.enter_context(balancer(copies, folder, plan.mode))
         return asyncio.run(_started(copies, front, plan, Load(front.url, key, package.name)))
 
 
@@ -186,11 +188,11 @@ def make_copy(folder: Path, package: Path, drain: float) -> Copy:
 def main() -> None:
     options = parse_arguments()
     ending = Ending(options.endpoint_delay, options.pre_stop, options.drain, options.grace)
-    plan = Plan(options.requests, options.users, ending)
+    plan = Plan(options.requests, options.users, ending, mode=options.mode)
     package = home().models / demo.ensure_model(None, lambda text: print(text, file=sys.stderr))
     with tempfile.TemporaryDirectory(prefix="ew-rollout-") as folder:
         found = run(plan, package, Path(folder))
-    settings = {"users": options.users, **asdict(ending)}
+    settings = {"users": options.users, "mode": options.mode, **asdict(ending)}
     document = {"machine": machine.describe(), "load": os.getloadavg(), "settings": settings, **found}
     text = json.dumps(document, indent=2)
     print(text)
@@ -205,6 +207,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--users", type=int, default=8)
+    parser.add_argument("--mode", choices=("http", "tcp"), default="http", help="tcp: of connections only")
     parser.add_argument("--endpoint-delay", type=float, default=2.0, help="seconds until the balancer knows")
     parser.add_argument("--pre-stop", type=float, default=5.0, help="seconds from deletion to SIGTERM")
     parser.add_argument("--drain", type=float, default=15.0, help="seconds that streams have after SIGTERM")

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import requests
 
@@ -31,7 +32,7 @@ BALANCER = """
 global
   stats socket {socket} mode 600 level admin
 defaults
-  mode http
+  mode {mode}
   retries 0
   timeout connect 5s
   timeout client 300s
@@ -41,8 +42,11 @@ frontend clients
   default_backend copies
 backend copies
   balance leastconn
-  http-response set-header X-Copy %s
 """
+NAME_THE_COPY = "  http-response set-header X-Copy %s\n"
+
+
+Mode = Literal["http", "tcp"]
 
 
 @dataclass(frozen=True)
@@ -169,8 +173,8 @@ class Balancer:
 
 
 @contextlib.contextmanager
-def balancer(copies: list[Copy], folder: Path) -> Iterator[Balancer]:
-    """HAProxy over the copies."""
+def balancer(copies: list[Copy], folder: Path, mode: Mode) -> Iterator[Balancer]:
+    """HAProxy over the copies: of requests, as an ingress is, or of connections, as a Service alone."""
     program = shutil.which("haproxy") or shutil.which("haproxy", path=SBIN)
     if program is None:
         raise EnvironmentProblem(
@@ -180,7 +184,8 @@ def balancer(copies: list[Copy], folder: Path) -> Iterator[Balancer]:
     port = free_port()
     servers = [f"  server {copy.name} 127.0.0.1:{copy.port}\n" for copy in copies]
     config = folder / "haproxy.cfg"
-    config.write_text(BALANCER.format(socket=control, port=port) + "".join(servers))
+    backend = [NAME_THE_COPY if mode == "http" else "", *servers]
+    config.write_text(BALANCER.format(socket=control, port=port, mode=mode) + "".join(backend))
     log = folder / "haproxy.log"
     with log.open("wb") as output:
         process = subprocess.Popen([program, "-db", "-f", str(config)], stdout=output, stderr=output)
