@@ -49,6 +49,7 @@ def worker_options(target: Target) -> dict[str, Any]:
         "tensor_parallel_size": layout.tp_size,
         "pipeline_parallel_size": layout.pp_size,
         **_kv_cache(config),
+        **_adapters(config),
     }
 
 
@@ -57,6 +58,12 @@ def bridge_files(*, model_name: str = "model.py") -> dict[str, bytes]:
     sources = [*sorted((TEMPLATES / "bridge").glob("*.py")), SOURCE_ROOT / "worker" / "protocol.py"]
     names = {source: model_name if source.name == "model.py" else source.name for source in sources}
     return {name: source.read_bytes() for source, name in names.items()}
+
+
+def _adapters(config: ModelConfig) -> dict[str, str]:
+    """The LoRA adapters of TensorRT-LLM's PyTorch runtime."""
+    folder = config.triton.lora_prefetch_dir
+    return {"lora_dir": folder} if folder and config.engine == "cuda-trt" else {}
 
 
 def _kv_cache(config: ModelConfig) -> dict[str, Any]:

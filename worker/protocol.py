@@ -20,6 +20,7 @@ MAX_PAYLOAD = 256 << 20
 # What an engine may be able to do beyond sampling; it names them in READY.
 GUIDED_DECODING = "guided_decoding"
 LOGIT_BIAS = "logit_bias"
+LORA = "lora"
 GUIDE_TYPES = ("json", "json_schema", "regex", "ebnf_grammar")
 
 _HEADER = struct.Struct("<IB")
@@ -67,7 +68,7 @@ class Sampling:
     """How to choose tokens. None means: not given. Word lists are sequences of token ids.
 
     `guide_type` is one of GUIDE_TYPES and `guide` what it reads; `token_bias` holds (token id, what is
-    added to its logit).
+    added to its logit). `lora_task_id` is an adapter of the model.
     """
 
     max_tokens: int
@@ -86,6 +87,7 @@ class Sampling:
     guide_type: str | None = None
     guide: str | None = None
     token_bias: tuple[tuple[int, float], ...] = ()
+    lora_task_id: int | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from worker.protocol import (
     GUIDE_TYPES,
     GUIDED_DECODING,
     LOGIT_BIAS,
+    LORA,
     GenerationRequest,
     Sampling,
     Status,
@@ -56,6 +57,8 @@ def check_request(request: GenerationRequest, limits: Limits) -> None:
     _check_words(request.sampling, limits.vocab_size)
     _check_bias(request.sampling, limits)
     _check_guide(request.sampling, limits)
+    if request.sampling.lora_task_id is not None and LORA not in limits.features:
+        raise _missing_feature("lora_task_id", "LoRA adapters")
 
 
 def _check_prompt(request: GenerationRequest, limits: Limits) -> None:

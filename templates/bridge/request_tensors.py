@@ -31,9 +31,8 @@ UNSUPPORTED_INPUTS = {
     "prompt_vocab_size": "prompt embedding tables",
     "mrope_rotary_cos_sin": "multimodal rotary embeddings",
     "mrope_position_deltas": "multimodal rotary embeddings",
-    "lora_task_id": "LoRA adapters",
-    "lora_weights": "LoRA adapters",
-    "lora_config": "LoRA adapters",
+    "lora_weights": "LoRA adapters sent with a request",
+    "lora_config": "LoRA adapters sent with a request",
     "context_phase_params": "disaggregated serving",
     "retention_token_range_starts": "KV cache retention",
     "retention_token_range_ends": "KV cache retention",
@@ -215,6 +214,7 @@ def _parse_sampling(inputs: Inputs, row: int) -> Sampling:
         guide_type=inputs.text("guided_decoding_guide_type", row),
         guide=inputs.text("guided_decoding_guide", row),
         token_bias=_parse_bias(inputs, row),
+        lora_task_id=inputs.scalar("lora_task_id", row),
     )
 
 

@@ -24,9 +24,10 @@ from common.errors import CheckpointError, ConfigError, EngineError, PackageErro
 from worker.protocol import Finish, GenerationRequest, Refusal, Sampling, Status, Update
 from worker.trtllm.options import EngineOptions, llm_arguments
 from worker.trtllm.restrictions import Restrictions, restrictions
+from worker.validate import RequestRefused, check_request
 
 STANDIN = Path(__file__).parent / "standin"
-MODULES = ("tensorrt_llm", "worker.trtllm.load", "worker.trtllm.sampling")
+MODULES = ("tensorrt_llm", "tensorrt_llm.llmapi", "worker.trtllm.load", "worker.trtllm.sampling")
 VOCAB = 64
 OWN = ("model", "dtype", "tensor_parallel_size", "pipeline_parallel_size", "max_batch_size", "max_input_len",
        "max_seq_len", "trust_remote_code")  # fmt: skip
@@ -175,9 +176,44 @@ def test_bad_words_penalties_and_min_tokens_are_carried_out(adapter: Any) -> Non
     assert tokens(found[3]) == [23]
 
 
-def test_values_that_the_llm_refuses_are_refused_at_once(adapter: Any) -> None:
-    from worker.validate import RequestRefused
+@pytest.fixture
+def adapters(tmp_path: Path) -> Path:
+    for number, rank in ((1, 8), (7, 16)):
+        folder = tmp_path / "loras" / str(number)
+        folder.mkdir(parents=True)
+        (folder / "adapter_config.json").write_text(json.dumps({"r": rank}))
+    return tmp_path / "loras"
 
+
+def test_a_request_takes_its_adapter(module: Any, package: Path, adapters: Path) -> None:
+    adapter = module.load(package, {"lora_dir": str(adapters)})
+    config = adapter._follower._llm.arguments["lora_config"]
+    assert (config["max_lora_rank"], config["max_loras"]) == (16, 2)
+    submit(adapter, 1, [20], lora_task_id=7, max_tokens=2)
+    submit(adapter, 2, [20], max_tokens=2)
+    found = finish(adapter)
+    assert tokens(found[1]) == [48, 49]
+    assert tokens(found[2]) == [21, 22]
+    with pytest.raises(RequestRefused, match="lora_task_id is 2; this model has 1, 7"):
+        submit(adapter, 3, [20], lora_task_id=2)
+
+
+def test_adapters_need_an_engine_that_has_them(adapter: Any) -> None:
+    request = GenerationRequest(1, array("i", [5]), Sampling(4, lora_task_id=1))
+    with pytest.raises(RequestRefused, match="does not support LoRA adapters"):
+        check_request(request, adapter.limits)
+
+
+def test_a_folder_without_adapters_is_named(module: Any, package: Path, adapters: Path) -> None:
+    (adapters / "9").mkdir()
+    with pytest.raises(ConfigError, match="loras/9 holds no LoRA adapter"):
+        module.load(package, {"lora_dir": str(adapters)})
+    (adapters / "9" / "adapter_config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="says no rank"):
+        module.load(package, {"lora_dir": str(adapters)})
+
+
+def test_values_that_the_llm_refuses_are_refused_at_once(adapter: Any) -> None:
     with pytest.raises(RequestRefused, match="top_p"):
         submit(adapter, 1, [20], top_p=7.0, temperature=1.0)
     assert not adapter.busy

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from common.errors import EngineError
@@ -33,7 +33,7 @@ class TrtLlmAdapter:
     """In-flight batching, paged KV cache and block reuse by TensorRT-LLM's PyTorch runtime.
 
     `parameters` makes its SamplingParams, `healthy` says whether its processes live, `kv_used` how full its
-    KV cache was last.
+    KV cache was last; `loras` are its LoRARequests by task id.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class TrtLlmAdapter:
         parameters: Callable[[GenerationRequest], Any],
         healthy: Callable[[], bool] = lambda: True,
         kv_used: Callable[[], float] = lambda: 0.0,
+        loras: Mapping[int, Any] | None = None,
     ) -> None:
         self._follower = follower
         self._ready = ready
@@ -52,6 +53,7 @@ class TrtLlmAdapter:
         self._parameters = parameters
         self._healthy = healthy
         self._kv_used = kv_used
+        self._loras = loras or {}
         self._running: dict[int, _Running] = {}
         self._scheduled = 0
         self._heard = 0.0
@@ -76,6 +78,7 @@ class TrtLlmAdapter:
         return Load(self._scheduled, self._kv_used()) if self._running else Load(0, 0.0)
 
     def submit(self, request: GenerationRequest) -> None:
+        lora = self._lora(request.sampling.lora_task_id)
         try:
             params = self._parameters(request)
         except ValueError as error:
@@ -83,7 +86,7 @@ class TrtLlmAdapter:
         if not self._running:
             self._heard = time.monotonic()
         self._running[request.request_id] = _Running(request)
-        self._follower.start(request.request_id, request.input_ids.tolist(), params)
+        self._follower.start(request.request_id, request.input_ids.tolist(), params, lora)
 
     def cancel(self, request_id: int) -> None:
         if self._running.pop(request_id, None) is not None:
@@ -102,6 +105,12 @@ class TrtLlmAdapter:
         self._scheduled = len(by_request)
         now = time.monotonic_ns()
         return [result for name, all_of in by_request.items() if (result := self._read(name, all_of, now))]
+
+    def _lora(self, task_id: int | None) -> Any:
+        if task_id is not None and task_id not in self._loras:
+            known = ", ".join(map(str, self._loras))
+            raise RequestRefused(f"lora_task_id is {task_id}; this model has {known}.", code="lora_unknown")
+        return None if task_id is None else self._loras[task_id]
 
     def _check_silence(self) -> None:
         now = time.monotonic()

@@ -36,8 +36,9 @@ class Follower:
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="llm", daemon=True).start()
 
-    def start(self, request_id: int, input_ids: list[int], params: Any) -> None:
-        self._loop.call_soon_threadsafe(self._begin, request_id, input_ids, params)
+    def start(self, request_id: int, input_ids: list[int], params: Any, lora: Any = None) -> None:
+        asked = {"inputs": input_ids, "sampling_params": params, "lora_request": lora}
+        self._loop.call_soon_threadsafe(self._begin, request_id, asked)
 
     def abort(self, request_id: int) -> None:
         self._loop.call_soon_threadsafe(self._abort, request_id)
@@ -51,8 +52,8 @@ class Follower:
         found += [self._news.get() for _ in range(self._news.qsize())]
         return found
 
-    def _begin(self, request_id: int, input_ids: list[int], params: Any) -> None:
-        task = self._loop.create_task(self._follow(request_id, input_ids, params))
+    def _begin(self, request_id: int, asked: dict[str, Any]) -> None:
+        task = self._loop.create_task(self._follow(request_id, asked))
         # The loop itself keeps only a weak reference.
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -62,9 +63,9 @@ class Follower:
         if result is not None:
             result.abort()
 
-    async def _follow(self, request_id: int, input_ids: list[int], params: Any) -> None:
+    async def _follow(self, request_id: int, asked: dict[str, Any]) -> None:
         try:
-            result = self._llm.generate_async(input_ids, sampling_params=params, streaming=True)
+            result = self._llm.generate_async(**asked, streaming=True)
             self._results[request_id] = result
             await self._read(request_id, result)
         except Exception as error:  # whatever the LLM raises for one request must end that request only

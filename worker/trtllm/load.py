@@ -7,15 +7,18 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tensorrt_llm import LLM
+from tensorrt_llm.llmapi import LoRARequest
 
 from common.errors import CheckpointError
-from worker.protocol import LOGIT_BIAS, Ready
+from worker.protocol import LOGIT_BIAS, LORA, Ready
 from worker.trtllm.adapter import TrtLlmAdapter
 from worker.trtllm.following import Follower
+from worker.trtllm.lora import find_adapters, lora_arguments
 from worker.trtllm.options import EngineOptions, llm_arguments
 from worker.trtllm.sampling import sampling_params
 from worker.validate import Limits
@@ -35,12 +38,14 @@ def load(package: Path, options: Mapping[str, Any]) -> TrtLlmAdapter:
         Exception: whatever TensorRT-LLM raises while it starts; the caller reports it.
     """
     settings = EngineOptions.parse(options)
-    arguments = llm_arguments(package, settings)
+    adapters = find_adapters(Path(settings.lora_dir)) if settings.lora_dir else {}
+    arguments = llm_arguments(package, settings) | (lora_arguments(adapters) if adapters else {})
     config = model_config(str(arguments["model"]))
     # The processes that sample unpickle worker.trtllm.restrictions.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
     llm = LLM(**arguments)
-    bounds = _limits(config, settings, arguments)
+    features = (LOGIT_BIAS, LORA) if adapters else (LOGIT_BIAS,)
+    bounds = replace(_limits(config, settings, arguments), features=features)
     statistics = Statistics(llm)
     ready = Ready(
         engine="cuda-trt",
@@ -58,6 +63,7 @@ def load(package: Path, options: Mapping[str, Any]) -> TrtLlmAdapter:
         ready,
         bounds,
         parameters=sampling_params,
+        loras={number: LoRARequest(path.name, number, str(path)) for number, path in adapters.items()},
         healthy=health_check(llm),
         kv_used=statistics.kv_used,
     )
@@ -133,5 +139,4 @@ def _limits(config: Mapping[str, Any], options: EngineOptions, arguments: Mappin
         max_input_len=min(int(arguments.get("max_input_len") or total), total - 1),
         max_output_len=min(options.max_output_len or total, total - 1),
         max_total_len=total,
-        features=(LOGIT_BIAS,),
     )

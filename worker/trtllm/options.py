@@ -15,6 +15,7 @@ from common.errors import ConfigError, PackageError
 class EngineOptions:
     """The `options` of worker.json; they win over the package's llm_args.json. None means: as it says.
 
+    `lora_dir` is a folder of adapters, see worker.trtllm.lora.
     `llm_args` are further arguments of tensorrt_llm.LLM and win over all others.
     """
 
@@ -27,6 +28,7 @@ class EngineOptions:
     pipeline_parallel_size: int | None = None
     gpu_memory_fraction: float | None = None
     kv_cache_tokens: int | None = None
+    lora_dir: str | None = None
     llm_args: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod

@@ -20,12 +20,14 @@ from typing import Any
 import numpy as np
 
 from builder.llm_args import contract
+from tensorrt_llm.llmapi import LoRARequest
 
 FIELDS: dict[str, Any] = json.loads(
     (Path(__file__).parents[2] / "data" / "trtllm_sampling_params.json").read_text(encoding="utf-8")
 )["fields"]
 FAULTS = {3: "error", 4: "timeout", 5: "cancelled", 6: "death", 7: "refusal"}
 TOKEN_SECONDS = 0.002
+LORA_FIRST = 40
 
 
 class RequestError(RuntimeError):
@@ -111,7 +113,11 @@ class LLM:
         self._running = 0
 
     def generate_async(
-        self, inputs: list[int], sampling_params: SamplingParams, streaming: bool = False
+        self,
+        inputs: list[int],
+        sampling_params: SamplingParams,
+        lora_request: LoRARequest | None = None,
+        streaming: bool = False,
     ) -> RequestOutput:
         if not self._alive:
             raise RuntimeError("LLM is shutting down")
@@ -121,6 +127,9 @@ class LLM:
             raise ValueError("The sum of prompt length should not exceed max_num_tokens")
         assert streaming
         result = RequestOutput(asyncio.get_running_loop())
+        if lora_request is not None:
+            assert lora_request.lora_path in self.arguments["lora_config"]["lora_dir"]
+            inputs = [*inputs, LORA_FIRST + lora_request.lora_int_id]  # what an adapter changes
         threading.Thread(target=self._compute, args=(inputs, sampling_params, result), daemon=True).start()
         return result
 
