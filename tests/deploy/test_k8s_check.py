@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 
 from cli.app import main
 from common.errors import EnvironmentProblem, UsageError
+from common.paths import SOURCE_ROOT
 from runtime.k8s import build, schemas
 from runtime.k8s.check import check, examine
 from runtime.k8s.overlay import TREE
@@ -32,6 +34,14 @@ def test_three_versions_are_checked() -> None:
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_overlays_fit_the_schemas_of_the_last_three_versions(name: str) -> None:
     assert examine(overlay(name), VALIDATOR, VERSIONS) == []
+
+
+@pytest.mark.parametrize("name", ["cpu", "multi-node"])
+def test_overlays_fit_the_oldest_version_that_the_guide_names(name: str) -> None:
+    guide = (SOURCE_ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    oldest = re.findall(r"Kubernetes (1\.\d+) or later", guide)
+    assert len(oldest) == 1
+    assert schemas.schema_findings(overlay(name), VALIDATOR, oldest) == []
 
 
 @pytest.mark.parametrize(
