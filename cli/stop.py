@@ -58,6 +58,8 @@ def _unload(model: str, drain: float, as_json: bool) -> None:
         steps(f"unloading {model}")
         report = loading.unload(model, drain)
     freed = f"{report.memory_freed / 2**20:.0f} MiB"
+    if report.gpu_memory_freed:
+        freed += f" and {report.gpu_memory_freed / 2**20:.0f} MiB of GPU memory"
     emit(asdict(report), as_json=as_json, text=f"Unloaded {model}; its worker ended and gave back {freed}.")
 
 

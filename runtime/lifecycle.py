@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from common.config import DeployConfig, Engine
-from common.errors import ServiceError, UsageError
+from common.errors import RepositoryError, ServiceError, UsageError
 from common.paths import home
 from runtime import launch, loading, logs, ports, probe, state
 from runtime.bringup import Draft, bring_up
@@ -26,6 +26,7 @@ from runtime.teardown import choose, clean_up_remains, take_down, take_down_serv
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8080
+MODEL_KINDS = ("", "-preprocessing", "-tensorrt_llm", "-postprocessing", "-tensorrt_llm_bls")
 
 Progress = Callable[[str], None]
 Reserved = dict[str, list[socket.socket]]  # ports by server id, or "proxy"
@@ -290,6 +291,21 @@ def _new_server(service: Service, group: Group, listening: TritonPorts) -> Serve
     )
 
 
+def _refuse_lint_errors(models: Sequence[str]) -> None:
+    """Raise RepositoryError where lint finds an error in a folder of these models."""
+    from builder.lint import lint
+
+    folders = {f"{model}{kind}" for model in models for kind in MODEL_KINDS}
+    for finding in lint(home().repository):
+        if finding.rule.severity == "error" and finding.file.split("/")[0] in folders:
+            raise RepositoryError(
+                f"{finding.file}:{finding.line}: {finding.message}",
+                why=finding.rule.why,
+                hint=f"{finding.rule.cure} See ./ew lint.",
+                code="repository_lint",
+            )
+
+
 def _prepare(config: DeployConfig, draft: Draft) -> None:
     # Imported here: `ew stop` and `ew status` need neither templates nor protobuf.
     from builder.render import render
@@ -299,6 +315,7 @@ def _prepare(config: DeployConfig, draft: Draft) -> None:
     models = [model for server in draft.new_servers for model in server.models]
     if models:
         render(config, home(), only=models)
+        _refuse_lint_errors(models)
     if any(server.launcher == "pytriton" for server in draft.new_servers):
         install_backend(launch.backend_folder())
     ensure_first_key(home().keys)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import psutil
 
 from common.errors import ServiceError, UsageError
-from runtime import client, state
+from runtime import client, nvidia, state
 from runtime.processes import ProcessRef, wait_gone
 from runtime.roles import worker_name
 from runtime.state import Service
@@ -19,12 +19,13 @@ WORKER_END_SECONDS = 5.0  # from its last answer to its end
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What happened to a model; `memory_freed` in bytes is what its worker had."""
+    """What happened to a model; in bytes, what its worker had of host and of GPU memory."""
 
     model: str
     state: str
     seconds: float
     memory_freed: int = 0
+    gpu_memory_freed: int = 0
 
 
 def unload(model: str, drain_seconds: float = DRAIN_SECONDS) -> LoadReport:
@@ -40,7 +41,7 @@ def unload(model: str, drain_seconds: float = DRAIN_SECONDS) -> LoadReport:
     began = time.monotonic()
     service = _serving(model)
     workers = workers_of(service, model)
-    memory = sum(_memory(worker) for worker in workers)
+    memory, gpu_memory = sum(map(_memory, workers)), _gpu_memory(service, model, workers)
     found = client.set_loaded(client.of_service(service), model, loaded=False)
     patience = drain_seconds + WORKER_END_SECONDS
     if left := wait_gone(workers, patience):
@@ -50,7 +51,7 @@ def unload(model: str, drain_seconds: float = DRAIN_SECONDS) -> LoadReport:
             hint="Give them longer with --drain, or look with ./ew logs worker; ./ew stop ends it.",
             code="worker_left",
         )
-    return LoadReport(model, found, round(time.monotonic() - began, 3), memory)
+    return LoadReport(model, found, round(time.monotonic() - began, 3), memory, gpu_memory)
 
 
 def load(model: str) -> LoadReport:
@@ -75,6 +76,14 @@ def _serving(model: str) -> Service:
             f"The service does not serve {model!r}.", hint=f"It serves {', '.join(service.models)}."
         )
     return service
+
+
+def _gpu_memory(service: Service, model: str, workers: list[ProcessRef]) -> int:
+    server = service.server_of(model)
+    if server is None or server.engine == "cpu":
+        return 0
+    held = nvidia.memory_by_process()
+    return sum(held.get(worker.pid, 0) for worker in workers)
 
 
 def _memory(process: ProcessRef) -> int:

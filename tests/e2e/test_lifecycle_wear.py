@@ -30,6 +30,14 @@ def ask(installation: Installation, document: dict[str, Any], tokens: int = 4) -
     return response.status, json.loads(response.read())
 
 
+def configure(installation: Installation, **settings: Any) -> None:
+    """deploy/config.json with the tiny model."""
+    entry: dict[str, Any] = {"engine": "cpu", "model_path": "models/tiny", "dtype": "float32"}
+    entry.update(max_batch_size=8, max_input_len=64, max_output_len=64, **settings)
+    (installation.home / "deploy").mkdir()
+    (installation.home / "deploy" / "config.json").write_text(json.dumps({"models": {"tiny": entry}}))
+
+
 def model(installation: Installation) -> dict[str, Any]:
     """What `status` says of the only model."""
     (found,) = installation.status()["models"]
@@ -73,10 +81,7 @@ def test_twenty_cycles_leave_nothing(tiny: Installation) -> None:
 
 
 def test_an_idle_model_gives_its_memory_back_and_returns_for_a_request(tiny: Installation) -> None:
-    entry = {"engine": "cpu", "model_path": "models/tiny", "max_batch_size": 8, "dtype": "float32"}
-    lengths = {"max_input_len": 64, "max_output_len": 64, "idle_unload_seconds": 3}
-    (tiny.home / "deploy").mkdir()
-    (tiny.home / "deploy" / "config.json").write_text(json.dumps({"models": {"tiny": {**entry, **lengths}}}))
+    configure(tiny, idle_unload_seconds=3)
     document = tiny.start()
     assert ask(tiny, document)[0] == 200
     loaded = tiny.status()
@@ -88,8 +93,8 @@ def test_an_idle_model_gives_its_memory_back_and_returns_for_a_request(tiny: Ins
     assert memory(unloaded) < memory(loaded) - 0.9 * worker["host_memory"]
     status, answer = ask(tiny, document)
     assert (status, answer["usage"]["completionTokens"]) == (200, 4)
-    again = model(tiny)
-    assert again["state"] == "READY" and again["pid"] not in (None, worker["pid"])
+    # Where this machine is slow it may be idle again by now; that a second worker served is in the log.
+    assert (tiny.home / "logs" / "worker.log").read_text().count("INFO Ready:") == 2
 
 
 def memory(status: dict[str, Any]) -> int:
@@ -167,3 +172,14 @@ def test_a_start_on_another_port_beside_the_running_service_is_refused(tiny: Ins
     done = tiny.run("start", "--model", tiny.model, "--port", str(tiny.port + 1), "--json")
     assert done.returncode == 2
     assert json.loads(done.stdout)["error"]["code"] == "other_address"
+
+
+def test_a_repository_that_lint_refuses_is_not_started(tiny: Installation) -> None:
+    configure(tiny)
+    assert tiny.run("render").returncode == 0
+    (tiny.home / "model_repository" / "tiny-preprocessing" / "1" / "extra.py").write_text("def broken(:\n")
+    done = tiny.run("start", "--model", "tiny", "--port", str(tiny.port), "--json")
+    error = json.loads(done.stdout)["error"]
+    assert (done.returncode, error["code"]) == (4, "repository_lint")
+    assert "extra.py" in error["message"]
+    assert not (tiny.home / "run" / "service.json").exists()
