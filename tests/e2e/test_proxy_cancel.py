@@ -13,8 +13,9 @@ from tests.e2e.conftest import RunningService
 from tests.e2e.test_acceptance import active_requests, stream
 
 # An engine ends a request between two steps, and a prefill step may take long on a busy machine; the requests
-# here would run for a minute. tests/proxy/test_cancel.py holds the proxy's own part to 150 ms.
-BOUND_SECONDS = 3.0
+# here would run for a minute. benchmarks/cancellation.py measures what is not the engine's own step.
+BOUND_SECONDS = 15.0
+TOKENS = 2000
 IDLE_SECONDS = 0.3
 PATHS = ["/api/v1/inference/stream", "/api/v1/inference"]
 STORY = "Write a very long story about the sea."
@@ -49,7 +50,7 @@ def assert_engine_stops(service: RunningService) -> None:
     ids=["at once", "prefill", "about the first token", "mid-stream"],
 )  # fmt: skip
 def test_a_client_that_leaves(service: RunningService, path: str, prompt: str, seconds: float) -> None:
-    connection = send(service, path, prompt, 1000)
+    connection = send(service, path, prompt, TOKENS)
     time.sleep(seconds)
     connection.close()
     assert_engine_stops(service)
@@ -58,7 +59,7 @@ def test_a_client_that_leaves(service: RunningService, path: str, prompt: str, s
 def test_a_client_that_leaves_while_queued(service: RunningService) -> None:
     """More requests than the engine runs at once (64): the last ones wait."""
     with ExitStack() as stack:
-        held = [send(service, PATHS[0], f"{STORY} {index}", 1000) for index in range(70)]
+        held = [send(service, PATHS[0], f"{STORY} {index}", TOKENS) for index in range(70)]
         for connection in held:
             stack.callback(connection.close)
         time.sleep(1.0)

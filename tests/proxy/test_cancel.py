@@ -20,7 +20,9 @@ PHASES: dict[str, dict[str, float]] = {
     "mid-stream": {"pace": 0.02, "leave": 0.2},
     "after the last token": {"end_lag": 5.0, "leave": 0.3},
 }
-BOUND_SECONDS = 0.15
+BOUND_SECONDS = (
+    1.0  # far from the 5 s of a phase, also on a busy machine; benchmarks/cancellation.py measures
+)
 
 
 async def leave_after(stack: Stack, path: str, seconds: float, fields: Any = None) -> float:
