@@ -141,6 +141,9 @@ def test_the_rollout_is_told_as_it_was_measured(guide: Path) -> None:
     assert [*counts, int(measured["settings"]["drain"])] == numbers[1:6]
     assert measured["requests"] >= 2000 and measured["faults"] == []
     assert without_wait["lost"] > 0
+    by_connection = json.loads((results / "rollout-cpu-tcp.json").read_text(encoding="utf-8"))
+    told = next(line for line in text_of(guide).splitlines() if "rollout-cpu-tcp.json" in line)
+    assert {str(by_connection["lost"]), str(by_connection["requests"])} <= set(re.findall(r"\d+", told))
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.name)

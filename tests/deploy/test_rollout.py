@@ -22,6 +22,7 @@ SIGTERM = {"a": 100.0}
 
 
 @pytest.mark.e2e
+@pytest.mark.timeout(600)  # half a minute, but every process of two services shares the machine
 def test_no_request_is_lost_when_a_copy_is_replaced(prepared_model: str, tmp_path: Path) -> None:
     tool("haproxy", "haproxy")
     found = run(Plan(80, 4, ENDING, shares=(0.2,)), home().models / prepared_model, tmp_path)
