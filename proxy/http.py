@@ -42,8 +42,14 @@ class Overloaded(EwError):
 
 
 class TooManyRequests(EwError):
+    """`retry_after`, in whole seconds, is when a request of this key will be let in again."""
+
     http_status = 429
     default_code = "too_many_requests"
+
+    def __init__(self, what: str, *, retry_after: int = RETRY_AFTER_SECONDS, **parts: str) -> None:
+        super().__init__(what, **parts)
+        self.retry_after = retry_after
 
 
 def header(scope: Scope, name: bytes) -> str:
@@ -123,5 +129,5 @@ def error_headers(error: EwError) -> Headers:
     if allow := getattr(error, "allow", ""):
         return [(b"allow", allow.encode())]
     if error.http_status in (429, 503):
-        return [(b"retry-after", b"%d" % RETRY_AFTER_SECONDS)]
+        return [(b"retry-after", b"%d" % getattr(error, "retry_after", RETRY_AFTER_SECONDS))]
     return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 from proxy.http import TooManyRequests
@@ -22,7 +23,9 @@ class RateLimiter:
             self._buckets[name] = (level, now)
             wait = (1 - level) * 60 / per_minute
             return TooManyRequests(
-                "This key has used up its requests for this minute.", hint=f"Wait {wait:.1f} seconds."
+                "This key has used up its requests for this minute.",
+                hint=f"Wait {wait:.1f} seconds.",
+                retry_after=math.ceil(wait),
             )
         self._buckets[name] = (level - 1, now)
         return None
