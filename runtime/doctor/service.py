@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from builder.package import load_package
 from common.config import DeployConfig, load_config
@@ -54,7 +55,8 @@ def check_service() -> Iterator[Finding]:
         yield found("service_stale", ", ".join(model["model"] for model in seen["models"]))
     elif seen["state"] == "broken":
         yield found("service_broken", "; ".join(seen["last_errors"].values()))
-    elif seen["state"] == "ready":
+    elif seen["state"] in ("ready", "degraded"):
+        yield from _ended(seen["engines"])
         yield from _running(seen)
 
 
@@ -89,6 +91,18 @@ def _packages(config: DeployConfig) -> Iterator[Finding]:
                 where=f"models.{model_id}",
                 command=command,
             )
+
+
+def _ended(engines: list[dict[str, Any]]) -> Iterator[Finding]:
+    """The tritonservers of a running service that are no longer there."""
+    for engine in engines:
+        if engine["state"] == "ended":
+            where = " ".join(filter(None, [engine["engine"], engine["env"]]))
+            again = f"./ew restart --engine {engine['engine']}"
+            if engine["env"]:
+                again += f" --env {engine['env']}"
+            served = f"the tritonserver of {', '.join(engine['models'])} ended"
+            yield found("service_broken", served, where=where, command=again)
 
 
 def _running(seen: dict[str, object]) -> Iterator[Finding]:

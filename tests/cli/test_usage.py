@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import click
 import pytest
 
 from cli import status
+from cli.app import VERBS, main
 from tests.cli.ew import ew
 
 
@@ -97,3 +99,12 @@ def test_logs_are_one_document_too(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "logs" / "proxy.log").write_text("one\ntwo\n")
     assert ew("logs", "proxy", "-n", "1", "--json").document == {"proxy": ["two"]}
     assert ew("logs", "-f", "--json").code == 2
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_speaks_json(verb: str) -> None:
+    command = main.get_command(click.Context(main), verb)
+    assert command is not None
+    parts = list(command.commands.values()) if isinstance(command, click.Group) else [command]
+    silent = [part.name for part in parts if "as_json" not in [parameter.name for parameter in part.params]]
+    assert not silent

@@ -111,6 +111,21 @@ def test_a_service_of_an_earlier_boot_is_stale(ew_home: Path) -> None:
     assert ids(service.check_service()) == ["service_stale"]
 
 
+def test_an_engine_that_ended_is_named_with_what_brings_it_back(
+    ew_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engines = [
+        {"engine": "cpu", "env": None, "models": ["a"], "state": "ready"},
+        {"engine": "cuda-vllm", "env": "ew-vllm", "models": ["b"], "state": "ended"},
+    ]
+    models = [{"model": "a", "state": "READY"}, {"model": "b", "state": "UNREACHABLE"}]
+    seen = {"state": "degraded", "engines": engines, "models": models, "proxy_ready": True, "url": ""}
+    monkeypatch.setattr("runtime.status.status", lambda: seen)
+    first, second = service.check_service()
+    assert (first.id, first.command) == ("service_broken", "./ew restart --engine cuda-vllm --env ew-vllm")
+    assert (second.id, second.where) == ("model_not_ready", "b")
+
+
 def test_open_key_files_are_errors(ew_home: Path) -> None:
     key = ew_home / "run" / "keys.json"
     key.parent.mkdir()
