@@ -89,12 +89,14 @@ class Load:
 
     async def ask(self, session: aiohttp.ClientSession, url: str, shape: Shape, outcome: Outcome) -> None:
         path = STREAM_PATH if shape.streamed else WHOLE_PATH
+        moment = "before any answer"
         try:
             async with session.post(url + path, json=shape.body(self._model)) as answer:
+                moment = "in the middle"
                 outcome.copy = answer.headers.get("X-Copy", outcome.copy)
                 outcome.problem = await _problem(answer, shape, outcome.first)
         except (aiohttp.ClientError, asyncio.TimeoutError) as error:
-            outcome.problem = type(error).__name__
+            outcome.problem = f"{type(error).__name__} {moment}"
         outcome.ended = time.monotonic()
         outcome.first.set()
         self.outcomes.append(outcome)

@@ -40,7 +40,7 @@ def test_no_request_is_lost_when_a_copy_is_replaced(prepared_model: str, tmp_pat
         ("a stream without an end: draining", 104.0, "b", False),  # b was not asked to end
         ("status 503: draining", 101.0, "a", False),  # it came although the endpoint was gone
         ("a stream without an end: engine", 104.0, "a", False),
-        ("ServerDisconnectedError", 104.0, "a", False),
+        ("ServerDisconnectedError in the middle", 104.0, "a", False),
         ("", 104.0, "a", False),
     ],
 )
