@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from common.config import Engine
+from runtime.environments import registry
+from runtime.environments.registry import Environment
 from tests.builder.made import run
 from tests.cli.ew import Answer, ew
 
@@ -167,3 +170,29 @@ def test_an_engine_that_contradicts_the_config_is_refused(configured: Path) -> N
     answer = ew("start", "--engine", "cuda-vllm", "--model", "engine-era", "--dry-run")
     assert answer.code == 3
     assert "configured for the engine cuda-trt" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("engine", "version", "model", "package", "launcher"),
+    [
+        ("cuda-trt", "1.2.1", "engine-era", "tensorrt_llm", "docker"),
+        ("cuda-trt", "1.2.1", "pytorch-era", "tensorrt_llm", "pytriton"),
+        ("cuda-vllm", "0.22.1", "for-vllm", "vllm", "pytriton"),
+    ],
+)
+def test_the_guides_setup_and_start_print_the_commands_of_each_engine(
+    configured: Path, engine: Engine, version: str, model: str, package: str, launcher: str
+) -> None:
+    setup = ("setup", "--engine", engine, "--env", "mine", "--manager", "venv", "--version", version)
+    made = ew(*setup, "--dry-run")
+    assert made.code == 0, made.err
+    assert f"{package}=={version}" in made.out.splitlines()[-1]
+    registry.save(Environment("mine", engine, "venv", "d", prefix="/envs/mine", finished=True))
+    document = planned(engine, model, "--env", "mine")
+    assert (document["launcher"], document["env"]) == (launcher, "mine")
+    command = document["commands"][0]
+    assert f"--load-model={model}" in command["command"]
+    if launcher == "pytriton":
+        assert command["environment"]["EW_WORKER_PYTHON"] == "/envs/mine/bin/python"
+    else:
+        assert document["image"] == "nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3"
