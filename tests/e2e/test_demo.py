@@ -55,7 +55,7 @@ def test_the_second_time_only_starts_and_the_third_only_asks(fresh: Installation
     assert "loading" not in asked.stderr
     assert "Paris" in answer["text"] and "Paris" in asked.stderr
     assert answer["finish_reason"] == "stop"
-    assert answer["tokens"] == answer["usage"]["completionTokens"] > 3
+    assert answer["tokens"] == answer["usage"]["completion_tokens"] > 3
     assert answer["ttft"] > 0
     assert answer["text"] in up.stdout  # greedy: the same question, the same answer
     run_the_printed_curl_line(up.stdout)

@@ -76,6 +76,7 @@ def test_three_cycles_leave_nothing(tiny: Installation) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_twenty_cycles_leave_nothing(tiny: Installation) -> None:
     run_cycles(tiny, 20)
 
