@@ -68,3 +68,11 @@ def test_without_a_driver_there_is_a_reason(smi: Path) -> None:
 )
 def test_a_driver_runs_every_minor_version_of_its_cuda(driver: str, cuda: str, runs: bool) -> None:
     assert nvidia.driver_runs(driver, cuda) is runs
+
+
+def test_memory_of_a_process_is_summed_over_its_gpus(smi: Path) -> None:
+    assert nvidia.memory_by_process() == {}
+    write_smi(smi, "4711, 20480\n4712, 300\n4711, 20482\n[N/A], 5\n")
+    assert nvidia.memory_by_process() == {4711: 40962 * 2**20, 4712: 300 * 2**20}
+    write_smi(smi, "Unable to determine the device handle\n", code=9)
+    assert nvidia.memory_by_process() == {}

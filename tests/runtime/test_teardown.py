@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import ServiceError, UsageError
-from runtime import launch, state, teardown
+from runtime import launch, nvidia, state, teardown
 from runtime.ports import TritonPorts
 from runtime.processes import SERVICE_VARIABLE, ProcessRef, boot_id
 from runtime.state import Server, Service
@@ -168,3 +168,19 @@ def test_a_full_disk_does_not_keep_a_service_alive(
     assert teardown.stop(drain_seconds=1).was_running
     assert triton.wait() == proxy.wait() == -signal.SIGTERM
     assert state.load() is None
+
+
+def test_gpu_memory_that_stays_is_told(
+    ew_home: Path, spawn: Spawn, service_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    triton = spawn(SLEEP, **{SERVICE_VARIABLE: f"{service_id}-1"})
+    held = {triton.pid: 300 * 2**20, 1: 2**30}
+    monkeypatch.setattr(nvidia, "memory_by_process", lambda: held)
+    monkeypatch.setattr(teardown, "GPU_SECONDS", 0.2)
+    recorded(service_id, None, None, servers=(server(service_id, 1, triton.pid, engine="cuda-vllm"),))
+    with pytest.raises(ServiceError) as caught:
+        teardown.stop(drain_seconds=1)
+    assert f"300 MiB of GPU memory of process {triton.pid}" in caught.value.what
+    assert "1024 MiB" not in caught.value.what
+    held.clear()
+    assert not teardown.stop().was_running
