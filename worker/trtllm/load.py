@@ -15,6 +15,7 @@ from tensorrt_llm import LLM
 from tensorrt_llm.llmapi import LoRARequest
 
 from common.errors import CheckpointError
+from worker.descendants import end_with_worker
 from worker.protocol import LOGIT_BIAS, LORA, Ready
 from worker.trtllm.adapter import TrtLlmAdapter
 from worker.trtllm.following import Follower
@@ -44,6 +45,7 @@ def load(package: Path, options: Mapping[str, Any]) -> TrtLlmAdapter:
     # The processes that sample unpickle worker.trtllm.restrictions.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
     llm = LLM(**arguments)
+    end_with_worker()
     features = (LOGIT_BIAS, LORA) if adapters else (LOGIT_BIAS,)
     bounds = replace(_limits(config, settings, arguments), features=features)
     statistics = Statistics(llm)

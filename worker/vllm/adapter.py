@@ -28,6 +28,7 @@ from vllm.v1.engine.core_client import EngineCoreClient
 from vllm.v1.executor import Executor
 
 from common.errors import EngineError
+from worker.descendants import end_with_worker
 from worker.protocol import (
     GUIDED_DECODING,
     LOGIT_BIAS,
@@ -206,6 +207,7 @@ def load(package: Path, options: Mapping[str, Any]) -> VllmAdapter:
         executor_class=Executor.get_class(config),
         log_stats=True,
     )
+    end_with_worker()
     cache = config.cache_config
     kv_tokens = int(cache.num_gpu_blocks or 0) * int(cache.block_size)
     features = (LOGIT_BIAS,) if arguments["skip_tokenizer_init"] else (LOGIT_BIAS, GUIDED_DECODING)
