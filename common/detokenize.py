@@ -118,6 +118,8 @@ class TokenTexts(dict[int, "str | bytes"]):
 class IncrementalDecoder:
     """One text stream: `push` ids as they come, `flush` at the end.
 
+    `push` returns the text that the ids complete; a character whose last bytes are missing is held back.
+
     Args:
         tokenizer: a tokenizer, or the `TokenTexts` of one (make it once where streams are many).
         skip_special_tokens: as in `Tokenizer.decode`; not used when `tokenizer` is a `TokenTexts`.
@@ -135,15 +137,12 @@ class IncrementalDecoder:
             tokenizer = TokenTexts(tokenizer, skip_special_tokens)
         stream = _JoinedStream if tokenizer.joinable else _WindowStream
         self._stream: _JoinedStream | _WindowStream = stream(tokenizer, at_start)
+        self.push: Callable[[Iterable[int]], str] = self._stream.push
 
     @property
     def holds_back(self) -> bool:
         """Whether `flush` would have something to say."""
         return self._stream.holds_back
-
-    def push(self, ids: Iterable[int]) -> str:
-        """The text that `ids` complete; a character whose last bytes are still missing is held back."""
-        return self._stream.push(ids)
 
     def flush(self, *, drop_incomplete: bool = False) -> str:
         """What is held back: U+FFFD for an unfinished character, or nothing with `drop_incomplete`."""

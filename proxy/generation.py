@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Literal
@@ -85,6 +85,9 @@ class Timings:
 class Generation:
     """Iterate `texts()` once; then `finish_reason`, `completion_tokens` and `timings` are final.
 
+    Or, without a task that waits: `first_text()`, then `take_text()` whenever a listener is called, until
+    `ended`, then `close()`.
+
     `token_ids` are kept where log probabilities were asked for. `on_answer` is called at the first tokens.
     """
 
@@ -102,6 +105,7 @@ class Generation:
         self.completion_tokens = 0
         self.token_ids: list[int] = []
         self.finish_reason: FinishReason = "error"
+        self.ended = False
         self.stop_reason: str | None = None
         self._client = client
         self._traits = traits
@@ -143,22 +147,71 @@ class Generation:
         Raises:
             EngineError, ServiceError: the engine failed; what came before is incomplete.
         """
-        self._start_timer()
         try:
-            ids = await self._open()
-            while ids is not None and self.cause is None:
-                text = self._take(ids)
-                if text:
-                    for piece in text if self.pseudo else (text,):
-                        yield piece
-                if self.finish_reason != "error":
-                    break
-                ids = await self._stream.read()
-            if tail := self._finish():
-                for piece in tail if self.pseudo else (tail,):
+            text = await self.first_text()
+            while True:
+                for piece in self.pieces(text):
                     yield piece
+                if self.ended:
+                    break
+                if not self._stream.ready():
+                    await self._stream.change()
+                text = self.take_text()
         finally:
-            self._close()
+            self.close()
+
+    def pieces(self, text: str) -> Iterable[str]:
+        """What a client is sent of `text`, each in an event of its own."""
+        if self.pseudo:
+            return text
+        return (text,) if text else ()
+
+    async def first_text(self) -> str:
+        """Send the request and wait for text; empty only at the end. Call `close` in any case.
+
+        Raises:
+            EngineError, ServiceError: the engine failed, or cannot be reached.
+        """
+        self._start_timer()
+        text = self._advance(await self._open())
+        while not text and not self.ended:
+            if not self._stream.ready():
+                await self._stream.change()
+            text = self.take_text()
+        return text
+
+    def take_text(self) -> str:
+        """The text of what has arrived since the last call, after `first_text`; `ended` says if that was all.
+
+        Raises:
+            EngineError, ServiceError: the engine failed; what came before is incomplete.
+        """
+        return self._advance(self._stream.take())
+
+    def listen(self, listener: Callable[[], None] | None) -> Callable[[], bool]:
+        """After `first_text`: call `listener` whenever `take_text` has something; None ends that.
+
+        Returns:
+            What tells whether `take_text` has something; asked in vain, it lets a paused engine go on.
+        """
+        return self._stream.listen(listener)
+
+    def close(self) -> None:
+        """Stop what still runs."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._stream.cancel()
+
+    def _advance(self, ids: list[int] | None) -> str:
+        """Text of fresh ids; with the end's, where ids are None or decide it."""
+        if ids is None or self.cause is not None:
+            text = ""
+        else:
+            text = self._take(ids) if ids else ""
+            if self.finish_reason == "error":
+                return text
+        self.ended = True
+        return text + self._finish()
 
     async def _open(self) -> list[int] | None:
         """Send the request and wait for the first tokens.
@@ -239,11 +292,6 @@ class Generation:
             left = self.request.timeout - (perf_counter() - self.timings.arrived)
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(max(0.0, left), self.cancel, "timeout")
-
-    def _close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._stream.cancel()
 
 
 def is_whole(generation: Generation) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
@@ -18,6 +18,19 @@ Headers = list[tuple[bytes, bytes]]
 
 JSON_TYPE = (b"content-type", b"application/json")
 RETRY_AFTER_SECONDS = 1
+CONNECTION = "ew.connection"  # in the extensions of a scope
+
+
+class ClientConnection(Protocol):
+    """What carries a response, below ASGI; the server puts it into the scope."""
+
+    on_writable: (
+        Callable[[], None] | None
+    )  # called when `writable` may have become true, or the client has left
+    writable: bool
+
+    def write_part(self, body: bytes) -> None:
+        """Write a part of a body whose length no header has told; the status line must have been sent."""
 
 
 class ClientGone(Exception):
@@ -59,6 +72,11 @@ def header(scope: Scope, name: bytes) -> str:
             text: str = value.decode("latin-1")
             return text
     return ""
+
+
+def client_connection(scope: Scope) -> ClientConnection:
+    connection: ClientConnection = scope["extensions"][CONNECTION]
+    return connection
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int, seconds: float) -> bytes:

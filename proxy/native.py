@@ -10,7 +10,7 @@ import orjson
 from common.errors import EwError, UsageError
 from proxy.engine_request import Sampling
 from proxy.generation import Generation, GenerationRequest
-from proxy.http import Receive, Scope, Send, header, read_body, send_json
+from proxy.http import Receive, Scope, Send, client_connection, header, read_body, send_json
 from proxy.models import ServedModel
 from proxy.schema import InferenceRequest, parse
 from proxy.service import Context, Service, new_engine_id
@@ -70,7 +70,8 @@ class InferenceRoute:
             if self._streams:
                 ndjson = NDJSON.decode() in header(scope, b"accept")
                 framing = EventFraming(context.request_id, context.model_id, ndjson=ndjson)
-                await stream(generation, framing, receive, send, settings.header_hold)
+                connection = client_connection(scope)
+                await stream(generation, framing, receive, send, connection, settings.header_hold)
             else:
                 text = await whole_text(generation, receive)
                 await send_json(send, 200, _answer(generation, context, text))

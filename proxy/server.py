@@ -7,11 +7,20 @@ import os
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
+from proxy.direct import DirectProtocol
 from proxy.gateway import SETTINGS_VARIABLE, create_app
-from proxy.guard import GuardedProtocol
 from proxy.settings import Settings
 
 AFTER_DRAIN_SECONDS = 5
+
+
+class Workers(Multiprocess):
+    """Several workers on one port, which is closed as soon as they end."""
+
+    def terminate_all(self) -> None:
+        for listening in self.sockets:
+            listening.close()  # else new connections wait here for workers that take none any more
+        super().terminate_all()
 
 
 def run_server(settings: Settings) -> int:
@@ -24,7 +33,7 @@ def run_server(settings: Settings) -> int:
         port=settings.port,
         workers=settings.workers,
         loop="uvloop",
-        http=GuardedProtocol,
+        http=DirectProtocol,
         lifespan="on",
         ws="none",
         log_config=None,
@@ -36,7 +45,7 @@ def run_server(settings: Settings) -> int:
         timeout_graceful_shutdown=int(settings.drain) + AFTER_DRAIN_SECONDS,
     )
     if settings.workers > 1:
-        Multiprocess(config, [config.bind_socket()]).run()
+        Workers(config, [config.bind_socket()]).run()
         return 0
     server = uvicorn.Server(config)
     server.run()

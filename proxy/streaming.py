@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
 from time import perf_counter
 from typing import Protocol
 
 from common.errors import EwError, ServiceError
 from proxy import metrics
 from proxy.generation import Generation, is_whole
-from proxy.http import ClientGone, Headers, Receive, Send, watch
+from proxy.http import ClientConnection, ClientGone, Headers, Receive, Send, watch
+from proxy.relay import Relay
 
 NO_BUFFERING: Headers = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 PSEUDO = (b"x-stream-mode", b"pseudo")
@@ -37,7 +37,12 @@ class Drained(ServiceError):
 
 
 async def stream(
-    generation: Generation, framing: Framing, receive: Receive, send: Send, header_hold: float
+    generation: Generation,
+    framing: Framing,
+    receive: Receive,
+    send: Send,
+    client: ClientConnection,
+    header_hold: float,
 ) -> None:
     """Stream a generation.
 
@@ -49,40 +54,39 @@ async def stream(
         ClientGone: nobody is there any more.
     """
     watcher = asyncio.get_running_loop().create_task(watch(receive, lambda: generation.cancel("client_gone")))
-    texts = generation.texts()
-    opening = asyncio.ensure_future(anext(texts, ""))
+    opening = asyncio.ensure_future(generation.first_text())
     try:
         await asyncio.wait((opening,), timeout=header_hold)
         if opening.done():
             opening.result()
             refuse_empty_end(generation)
         await send(_start(framing, generation))
-        # A task of its own: each token then resumes four coroutines and not the whole stack of the server.
-        await asyncio.get_running_loop().create_task(_write(generation, framing, opening, texts, send))
+        await _write(generation, framing, opening, send, client)
     finally:
         watcher.cancel()
         if not opening.done():
             opening.cancel()
             await asyncio.wait((opening,))
-        await texts.aclose()
+        generation.close()
 
 
 async def _write(
     generation: Generation,
     framing: Framing,
     opening: asyncio.Future[str],
-    texts: AsyncGenerator[str, None],
     send: Send,
+    client: ClientConnection,
 ) -> None:
     timings = generation.timings
     timings.added += timings.sent - timings.arrived
     try:
-        text = await opening
-        await _send(send, framing.begin() + (framing.delta(text) if text else b""))
+        beginning = framing.begin()
+        for piece in generation.pieces(await opening):
+            await _send(send, beginning + framing.delta(piece))
+            beginning = b""
         timings.added += perf_counter() - generation.received_at
-        async for text in texts:
-            await send({"type": "http.response.body", "body": framing.delta(text), "more_body": True})
-            timings.added += perf_counter() - generation.received_at
+        await _send(send, beginning)
+        await Relay(generation, framing.delta, client).run()
     except EwError as error:
         await _send(send, _failure(framing, generation, error), last=True)
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
@@ -65,21 +66,47 @@ class TokenStream:
         exchange = self._exchange
         if exchange is None:
             return None
+        while True:
+            if exchange.chunks and exchange.status != 200:
+                raise await _http_error(exchange)
+            ids = self.take()
+            if ids or ids is None:
+                return ids
+            await exchange.change()
+
+    def take(self) -> list[int] | None:
+        """`read` without waiting, after its first call: an empty list where nothing has arrived."""
+        exchange = self._exchange
+        if exchange is None:
+            return None
+        data = exchange.take()
+        if data is None:
+            return []
+        if not data:
+            self._check_end()
+            return self._rest_of_chunks() or None
+        self.received_at = exchange.received_at
+        self.answered = True
         ids: list[int] = []
-        while not ids:
-            data = exchange.take()
-            if data is None:
-                await exchange.change()
-                continue
-            if not data:
-                self._check_end()
-                return self._rest_of_chunks() or None
-            self.received_at = exchange.received_at
-            if exchange.status != 200:
-                raise await _http_error(exchange, data)
-            self.answered = True
-            self._parse(data, ids)
+        self._parse(data, ids)
         return ids
+
+    def ready(self) -> bool:
+        """Whether `take` has something; see `Exchange.ready`."""
+        return self._exchange is None or self._exchange.ready()
+
+    def change(self) -> asyncio.Future[None]:
+        """Done when `take` has something; ask `ready` first."""
+        assert self._exchange is not None
+        return self._exchange.change()
+
+    def listen(self, listener: Callable[[], None] | None) -> Callable[[], bool]:
+        """Call `listener` whenever `take` has something (None: no more); returns a direct `ready`."""
+        exchange = self._exchange
+        if exchange is None:
+            return self.ready
+        exchange.listener = listener
+        return exchange.ready
 
     async def came_whole(self) -> bool:
         """After the first read: was that the whole answer, in one response of several tokens?"""
@@ -132,9 +159,14 @@ class TokenStream:
     def _parse(self, data: bytes, ids: list[int]) -> None:
         if self._rest:
             data = self._rest + data
-        start = 0
+        start, any_style = 0, self._deltas is not None
         while (end := data.find(EVENT_END, start)) >= 0:
-            self._event(orjson.loads(data[start + EVENT_START : end]), ids)
+            event = orjson.loads(data[start + EVENT_START : end])
+            token_id = event.get("output_ids")
+            if token_id.__class__ is not int or any_style or "output_log_probs" in event:
+                self._event(event, ids)
+            else:
+                ids.append(token_id)
             start = end + 2
         self._rest = data[start:]
 
@@ -282,8 +314,9 @@ def engine_error(message: str) -> EngineError:
     return EngineError("The engine failed this request.", why=message, hint="./ew logs worker shows more.")
 
 
-async def _http_error(exchange: Exchange, data: bytes) -> EwError:
+async def _http_error(exchange: Exchange) -> EwError:
     """tritonserver's own status before the first token."""
+    data = b""
     while more := await exchange.read():
         data += more
     message = _message(data)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from time import perf_counter
 from typing import Any
 from urllib.parse import urlsplit
@@ -91,7 +91,10 @@ class Connection(asyncio.Protocol):
 
 
 class Exchange:
-    """One request and its answer as it arrives: `chunks` holds what nobody has read yet."""
+    """One request and its answer as it arrives: `chunks` holds what nobody has read yet.
+
+    A reader waits for `change`, or sets `listener`, which is called when `take` has something.
+    """
 
     def __init__(self) -> None:
         self.status = 0
@@ -101,6 +104,7 @@ class Exchange:
         self.error: EngineError | ServiceError | None = None
         self.connection: Connection | None = None
         self.reused = False
+        self.listener: Callable[[], None] | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._paused = False
 
@@ -118,9 +122,13 @@ class Exchange:
         self.wake()
 
     def wake(self) -> None:
+        if not (self.chunks or self.done):
+            return
         waiter = self._waiter
-        if waiter is not None and not waiter.done() and (self.chunks or self.done):
+        if waiter is not None and not waiter.done():
             waiter.set_result(None)
+        if self.listener is not None:
+            self.listener()
 
     def take(self) -> bytes | None:
         """What has arrived, joined; b"" at the end, None when there is nothing yet (then await `change`).
@@ -134,6 +142,13 @@ class Exchange:
         if self.error is not None:
             raise self.error
         return b"" if self.done else None
+
+    def ready(self) -> bool:
+        """Whether `take` has something; where not, the connection goes on if it was paused."""
+        if self.chunks or self.done:
+            return True
+        self._resume()
+        return False
 
     def change(self) -> asyncio.Future[None]:
         """Done when `take` has something."""

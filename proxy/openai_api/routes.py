@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from common.errors import EwError
 from proxy.generation import Generation
-from proxy.http import Receive, Scope, Send, read_body, send_json
+from proxy.http import ClientConnection, Receive, Scope, Send, client_connection, read_body, send_json
 from proxy.openai_api import framing
 from proxy.openai_api.framing import ChoiceWriter, Documents, Kind
 from proxy.openai_api.merge import stream_many, texts_of_all
@@ -75,12 +75,18 @@ class OpenAIRoute:
                 await stack.enter_async_context(service.run(one, context)) for one in plan.requests
             ]
             if fields.stream:
-                await self._stream(documents, generations, fields, receive, send)
+                await self._stream(documents, generations, fields, receive, send, client_connection(scope))
             else:
                 await self._whole(documents, generations, fields, receive, send)
 
     async def _stream(
-        self, documents: Documents, generations: list[Generation], fields: Any, receive: Receive, send: Send
+        self,
+        documents: Documents,
+        generations: list[Generation],
+        fields: Any,
+        receive: Receive,
+        send: Send,
+        connection: ClientConnection,
     ) -> None:
         options = fields.stream_options
         with_usage = options is not None and options.include_usage
@@ -88,7 +94,7 @@ class OpenAIRoute:
         hold = self._service.settings.header_hold
         if len(generations) == 1:
             single = SingleFraming(documents, writers[0], with_usage=with_usage)
-            await stream(generations[0], single, receive, send, hold)
+            await stream(generations[0], single, receive, send, connection, hold)
             return
         await stream_many(
             list(zip(generations, writers, strict=True)),

@@ -13,8 +13,8 @@ from typing import Any
 import aiohttp
 import uvicorn
 
+from proxy.direct import DirectProtocol
 from proxy.gateway import Gateway
-from proxy.guard import GuardedProtocol
 from proxy.keys import KeyStore
 from proxy.service import Service
 from proxy.settings import Settings
@@ -94,7 +94,7 @@ async def _serve(app: Any) -> tuple[uvicorn.Server, asyncio.Task[None], str]:
     config = uvicorn.Config(
         app,
         port=0,
-        http=GuardedProtocol,
+        http=DirectProtocol,
         lifespan="on",
         log_config=None,
         proxy_headers=False,

@@ -73,6 +73,12 @@ class ScriptedStream:
     async def read(self) -> list[int] | None:
         return self._groups.pop(0) if self._groups else None
 
+    def take(self) -> list[int] | None:
+        return self._groups.pop(0) if self._groups else None
+
+    def ready(self) -> bool:
+        return True
+
     def cancel(self) -> None:
         self.cancelled = True
 
