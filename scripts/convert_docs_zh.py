@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from builder.quantization import SCHEMES
+
 OPTIONS = {
     "--model": "Hugging Face 模型目录或 hub id。",
     "--output": "输出的 package 目录。",
-    "--model-type": "模型类型；与 checkpoint 核对，不一致即报错。",
+    "--model-type": "与 checkpoint 核对，不一致即报错；可取的名字见[支持矩阵](../support-matrix.zh-CN.md)。",
     "--dtype": "权重的数据类型。",
     "--tp-size": "张量并行：共同承担每一层的 GPU 数。",
     "--pp-size": "流水线并行：把各层分成几组放在不同 GPU 上。",
@@ -14,12 +16,12 @@ OPTIONS = {
     "--use-parallel-embedding": "词嵌入也切分到各 rank，而不是每个 rank 存一份。",
     "--embedding-sharding-dim": "与 --use-parallel-embedding 合用：0 沿词表切，1 沿隐藏维切。",
     "--max-batch-size": "同时处理的请求数上限。",
-    "--max-input-len": "最长的输入，单位 token。",
-    "--max-output-len": "最长的输出，单位 token。",
+    "--max-input-len": "最长的提示，单位 token。",
+    "--max-output-len": "最长的回答，单位 token。",
     "--stage": "做到哪一步：plan 不写任何文件，checkpoint 不需要 GPU，engine 在可行处构建引擎。",
     "--runtime": "engine：用 trtllm-build 构建（TensorRT-LLM 1.2 及以前）；pytorch：不构建，写出 LLM 参数。",
     "--trtllm-version": "目标 TensorRT-LLM 版本。",
-    "--quantization": "量化方案，在 GPU 容器里用 ModelOpt 完成。",
+    "--quantization": f"{'、'.join(SCHEMES)}；在 GPU 容器里完成。",
     "--calibration": "校准数据集目录；路径中必须含有 cnn_dailymail 或 lambada。",
     "--revision": "hub 模型的分支、标签或提交。",
     "--gpu": "按这种 GPU 规划，例如 L40S。",
@@ -47,6 +49,13 @@ HEADINGS = {
     "on": "开",
     "off": "关",
     "required": "必填",
+    "models/NAME": "models/模型名",
+    "detected": "自动识别",
+    "tp-size": "与 tp-size 相同",
+    "the rest of tp-size": "tp-size 除以 moe-tp-size",
+    "the one at hand, else the newest container's": "手边的版本，否则取最新容器里的版本",
+    "the one in this machine": "本机的 GPU",
+    "one a core": "每个核一个",
     "Options passed to trtllm-build": "传给 trtllm-build 的选项",
     "passed on": "以下选项都可以直接写在 `convert-trt` 命令行上，横线或下划线均可，也可写在 `--` 之后。"
     "运行任何步骤之前先检查取值；拼错的名字会被拒绝，并给出最接近的名字。",

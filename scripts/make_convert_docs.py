@@ -60,6 +60,12 @@ def chinese(text: str) -> str:
     return HEADINGS[text]
 
 
+def generated(name: str, translate: Translate) -> str:
+    """The line below a title: where the page comes from, and the same page in the other language."""
+    link = f"[English]({name}.md)" if translate is chinese else f"[中文]({name}.zh-CN.md)"
+    return f"{link} · {translate('generated')}"
+
+
 def table(titles: Sequence[str], rows: Rows) -> list[str]:
     lines = ["| " + " | ".join(titles) + " |", "|" + " --- |" * len(titles)]
     return [*lines, *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows), ""]
@@ -69,14 +75,15 @@ def option_names(option: click.Option) -> str:
     return ", ".join(f"`{name}`" for name in [*option.opts, *option.secondary_opts])
 
 
-def option_default(option: click.Option) -> str:
+def option_default(option: click.Option, translate: Translate) -> str:
     text = option.help or ""
     if "[default: " in text:
-        return text.partition("[default: ")[2].rstrip("]")
+        return translate(text.partition("[default: ")[2].rstrip("]"))
     if option.is_flag:
-        return "on" if option.default else "off"
+        # newer click marks "no default" by an object that counts as true
+        return translate("on" if option.default is True else "off")
     has_default = option.default not in (None, "") and not option.required and option.show_default
-    return str(option.default) if has_default else ("required" if option.required else "")
+    return str(option.default) if has_default else (translate("required") if option.required else "")
 
 
 def option_rows(command: click.Command, translate: Translate) -> list[list[str]]:
@@ -89,10 +96,7 @@ def option_rows(command: click.Command, translate: Translate) -> list[list[str]]
             meaning = OPTIONS[option.opts[0]]
         choices = option.type.choices if isinstance(option.type, click.Choice) else ()
         allowed = ", ".join(f"`{choice}`" for choice in choices)
-        default = option_default(option)
-        if default in ("on", "off", "required"):
-            default = translate(default)
-        rows.append([option_names(option), meaning, allowed, default])
+        rows.append([option_names(option), meaning, allowed, option_default(option, translate)])
     return rows
 
 
@@ -110,7 +114,7 @@ def build_option_rows() -> list[list[str]]:
 
 def reference(translate: Translate) -> str:
     titles = [translate(title) for title in ("option", "meaning", "allowed", "default")]
-    lines = [f"# {translate('convert-trt: every option')}", "", translate("generated"), ""]
+    lines = [f"# {translate('convert-trt: every option')}", "", generated("convert-trt", translate), ""]
     lines += ["## `ew convert-trt`", "", *table(titles, option_rows(convert_command, translate))]
     lines += ["## `ew plan`", "", *table(titles, option_rows(plan_command, translate))]
     lines += [f"## {translate('Options passed to trtllm-build')}", "", translate("passed on"), ""]
@@ -166,7 +170,7 @@ def support_matrix(translate: Translate) -> str:
         ("Releases", ("TensorRT-LLM", "era", "TensorRT"), release_rows()),
         ("GPUs", ("GPU", "memory", "compute capability", "generation", "does not run"), gpu_rows()),
     ]
-    lines = [f"# {translate('Support matrix')}", "", translate("generated"), ""]
+    lines = [f"# {translate('Support matrix')}", "", generated("support-matrix", translate), ""]
     for heading, titles, rows in sections:
         lines += [f"## {translate(heading)}", "", translate(f"about {heading}"), ""]
         lines += table([translate(title) for title in titles], rows)

@@ -17,7 +17,17 @@ from scripts.make_convert_docs import pages
 
 DOCS = SOURCE_ROOT / "docs"
 WRITTEN = [
-    DOCS / f"{name}{suffix}.md" for name in ("convert", "troubleshooting") for suffix in ("", ".zh-CN")
+    DOCS / f"{name}{suffix}.md"
+    for name in (
+        "convert",
+        "troubleshooting",
+        "operations",
+        "api",
+        "repository",
+        "containers",
+        "support-matrix",
+    )
+    for suffix in ("", ".zh-CN")
 ]
 # what renders and lints repositories; its errors are explained with serving
 RENDERING = ("migrate", "pbtxt", "render", "repository_")
@@ -37,6 +47,18 @@ def test_every_option_has_help_in_both_languages() -> None:
     ]
     assert all(option.help for option in options)
     assert {option.opts[0] for option in options} == set(OPTIONS)
+
+
+@pytest.mark.parametrize(("suffix", "off", "on"), [("", "off", "on"), (".zh-CN", "关", "开")])
+def test_switches_are_off_unless_the_command_says_otherwise(suffix: str, off: str, on: str) -> None:
+    text = (DOCS / "reference" / f"convert-trt{suffix}.md").read_text(encoding="utf-8")
+    defaults = dict(re.findall(r"^\| `(--[a-z-]+)`.*\| (\S+) \|$", text, re.MULTILINE))
+    assert {name: defaults[name] for name in ("--force", "--allow-pickle", "--dry-run", "--resume")} == {
+        "--force": off,
+        "--allow-pickle": off,
+        "--dry-run": off,
+        "--resume": on,
+    }
 
 
 def _codes() -> set[str]:
