@@ -10,6 +10,11 @@ import tempfile
 from common.errors import EwError
 from proxy.settings import Settings
 
+SECONDS = (
+    *("header_hold", "load_wait", "request_timeout", "body_timeout", "write_timeout"),
+    *("drain", "lame_duck"),
+)
+
 
 def main(arguments: list[str] | None = None) -> int:
     settings = parse_arguments(arguments)
@@ -48,7 +53,7 @@ def parse_arguments(arguments: list[str] | None) -> Settings:
         parser.add_argument(_flag(name), default=getattr(defaults, name))
     for name in ("port", "workers", "max_body_bytes", "max_queue", "max_per_key"):
         parser.add_argument(_flag(name), type=int, default=getattr(defaults, name))
-    for name in ("header_hold", "load_wait", "request_timeout", "body_timeout", "write_timeout", "drain"):
+    for name in SECONDS:
         parser.add_argument(_flag(name), type=float, default=getattr(defaults, name), metavar="SECONDS")
     values = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
     return Settings.from_values(values)

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol with limits on what a client may hold open: headers, and unread answers."""
+"""uvicorn's HTTP protocol with limits on what a client may hold open, and an end that loses no request."""
 
 from __future__ import annotations
 
@@ -20,13 +20,18 @@ SEND_BUFFER_BYTES = 128 << 10  # what the kernel may hold for a client that read
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """Ends connections that send headers too slowly or too large, or that do not read their answer."""
+    """Ends connections that send headers too slowly or too large, or that do not read their answer.
+
+    A client that was not told `Connection: close` may be sending its next request when the server is about
+    to go. So during a drain connections wait a little for one more, whose answer tells.
+    """
 
     _timer: asyncio.TimerHandle | None = None
     _stall: asyncio.TimerHandle | None = None
     _header_bytes = 0
     _began = 0.0
     _headers_done = False
+    _leaving = False
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -58,6 +63,30 @@ class GuardedProtocol(HttpToolsProtocol):
         _cancel(self._timer)
         self._timer = None
         super().on_headers_complete()
+        if self.app.service.draining:
+            self.cycle.keep_alive = False  # its task has not begun, so the answer says so
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._leaving and self.cycle.response_complete and not self.transport.is_closing():
+            self._wait_for_the_last_request()
+
+    def shutdown(self) -> None:
+        """The server is going: the answer that is due says so, or else that to the next request."""
+        self._leaving = True
+        if self.cycle is None or self.cycle.response_complete:
+            self._wait_for_the_last_request()
+        elif not self.cycle.response_started:
+            self.cycle.keep_alive = False
+
+    def _wait_for_the_last_request(self) -> None:
+        """What arrives cancels the timer, as it does for every idle connection."""
+        self._unset_keepalive_if_required()
+        patience = self.app.service.patience()
+        if patience:
+            self.timeout_keep_alive_task = self.loop.call_later(patience, self.timeout_keep_alive_handler)
+        else:
+            self.transport.close()
 
     def pause_writing(self) -> None:
         """The client reads more slowly than the answer comes: give it a limited time."""

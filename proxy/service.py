@@ -60,6 +60,7 @@ class Service:
         shared = os.environ.get("PROMETHEUS_MULTIPROC_DIR")  # set when there are several workers
         self.on_demand = OnDemand(self.router, self.registry.configs(), Path(shared) if shared else None)
         self.draining = False
+        self._drained_at = 0.0  # of the loop's clock
         self.active: set[Generation] = set()
         self._per_model: Counter[str] = Counter()
         self._per_key: Counter[str] = Counter()
@@ -113,10 +114,23 @@ class Service:
         await self.triton_metrics.close()
 
     def begin_drain(self) -> None:
-        """Refuse new work; running generations have `drain` seconds, then they end with a typed event."""
+        """Not ready from now on; running generations have `drain` seconds, then end with a typed event.
+
+        New work is refused, but for what open connections bring while `patience` lasts.
+        """
         if not self.draining:
             self.draining = True
-            asyncio.get_running_loop().call_later(self.settings.drain, self.cancel_all)
+            loop = asyncio.get_running_loop()
+            self._drained_at = loop.time() + self.settings.drain
+            loop.call_later(self.settings.drain, self.cancel_all)
+
+    def patience(self) -> float:
+        """Seconds that a connection which fell idle now may stay open for one last request; 0 for none.
+
+        At most half of what is left of the drain, so that the request has the other half.
+        """
+        left = self._drained_at - asyncio.get_running_loop().time()
+        return max(0.0, min(self.settings.lame_duck, left / 2))
 
     def cancel_all(self) -> None:
         for generation in tuple(self.active):
@@ -199,7 +213,7 @@ class Service:
             raise error
 
     def _refusal(self, model_id: str, name: str, key: ApiKey | None) -> EwError | None:
-        if self.draining:
+        if self.draining and not self.patience():
             return Overloaded("The service is shutting down.", code="draining")
         workers = self.settings.workers
         room = self.registry.get(model_id).config.max_batch_size + self.settings.max_queue

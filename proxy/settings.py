@@ -30,6 +30,7 @@ class Settings:
     body_timeout: float = 30.0
     write_timeout: float = 60.0
     drain: float = 20.0
+    lame_duck: float = 0.0
     cors_origins: tuple[str, ...] = ()
     log_level: str = "info"
 
