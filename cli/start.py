@@ -19,6 +19,7 @@ from runtime.state import Server, Service
 ENGINES = ("cpu", "cuda-trt", "cuda-vllm", "cuda-hf")
 LAUNCHERS = ("auto", "local", "pytriton", "docker")
 PARALLEL = ("auto", "leader", "orchestrator", "llmapi")
+SERVICE_OPTIONS = ("engine", "host", "port", "timeout", "drain", "lame_duck")
 
 
 @click.command("start")
@@ -61,6 +62,11 @@ PARALLEL = ("auto", "leader", "orchestrator", "llmapi")
 @click.option(
     "--drain", type=click.FloatRange(0), default=25.0, show_default=True,
     help="Seconds that running streams may take when the service stops.",
+)  # fmt: skip
+@click.option(
+    "--lame-duck", type=click.FloatRange(0), default=0.0, show_default=True,
+    help="Seconds of the drain, half of it at most, in which each open connection may bring one more request;"
+    " for services of several copies behind a balancer of connections.",
 )  # fmt: skip
 @click.option(
     "--foreground", "stay", is_flag=True, help="Stay, show the logs, stop on a signal (for containers)."
@@ -111,7 +117,7 @@ def command(
 
 def _request(models: tuple[str, ...], envs: tuple[str, ...], options: dict[str, Any]) -> StartRequest:
     gpus = options.pop("gpus")
-    service = {name: options.pop(name) for name in ("engine", "host", "port", "timeout", "drain")}
+    service = {name: options.pop(name) for name in SERVICE_OPTIONS}
     launch = LaunchOptions(gpus=parse_gpus(gpus) if gpus else (), **options)
     return StartRequest(models, envs=envs, launch=launch, **service)
 

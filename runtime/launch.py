@@ -73,6 +73,7 @@ def proxy_command(service: Service, config: Path) -> Command:
             f"--port={service.port}",
             f"--keys={home().keys}",
             f"--drain={service.drain:g}",
+            f"--lame-duck={service.lame_duck:g}",
             *(f"--model={model}" for model in service.models),
         ),
         home().logs / "proxy.log",

@@ -36,6 +36,7 @@ Reserved = dict[str, list[socket.socket]]  # ports by server id, or "proxy"
 class StartRequest:
     """What `ew start` was asked for; `timeout` limits getting ready, `drain` running streams; in seconds.
 
+    For `lame_duck` seconds at most, open connections may bring one more request each when the service stops.
     Without `engine` each model has the one of its entry; host and port are those of the running service, else
     the defaults. `envs` are environments by name, at most one for each engine.
     """
@@ -47,6 +48,7 @@ class StartRequest:
     timeout: float = 300.0
     launch: LaunchOptions = LaunchOptions()
     drain: float = PROXY_DRAIN_SECONDS
+    lame_duck: float = 0.0
     envs: tuple[str, ...] = ()
 
 
@@ -118,7 +120,13 @@ def restart(
 def as_request(service: Service) -> StartRequest:
     """What brings the recorded service up again at its address."""
     return StartRequest(
-        service.models, None, service.host, service.port, service.timeout, drain=service.drain
+        service.models,
+        None,
+        service.host,
+        service.port,
+        service.timeout,
+        drain=service.drain,
+        lame_duck=service.lame_duck,
     )
 
 
@@ -277,6 +285,7 @@ def _new_service(request: StartRequest) -> Service:
         key_file=str(home().run / "api_key"),
         timeout=request.timeout,
         drain=request.drain,
+        lame_duck=request.lame_duck,
     )
 
 

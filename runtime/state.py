@@ -85,7 +85,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Service:
-    """The proxy and the tritonservers behind it. Times are Unix seconds, `timeout` and `drain` seconds."""
+    """The proxy and the tritonservers behind it. Times are Unix seconds, durations seconds."""
 
     service_id: str
     phase: Phase
@@ -99,6 +99,7 @@ class Service:
     ready_after: float | None = None
     timeout: float = 300.0
     drain: float = 25.0
+    lame_duck: float = 0.0
 
     @property
     def url(self) -> str:
