@@ -162,7 +162,7 @@ def _faults(one: Replaced, load: Load, full_grace: list[Outcome]) -> list[str]:
 def run(plan: Plan, package: Path, folder: Path) -> dict[str, Any]:
     """Start two copies that serve `package`, replace both, stop them; the report."""
     key = KeyStore(folder / KEYS_NAME).add("rollout")
-    copies = [make_copy(folder / name, package, plan.ending.drain) for name in ("a", "b")]
+    copies = [make_copy(folder / name, package, plan.ending) for name in ("a", "b")]
     with ExitStack() as stack:
         for copy in copies:
             stack.callback(copy.end)
@@ -176,18 +176,18 @@ async def _started(copies: list[Copy], front: Balancer, plan: Plan, load: Load) 
     return await rollout(copies, front, plan, load)
 
 
-def make_copy(folder: Path, package: Path, drain: float) -> Copy:
+def make_copy(folder: Path, package: Path, ending: Ending) -> Copy:
     """A home folder that serves `package` and shares the caches of this installation."""
     (folder / "deploy").mkdir(parents=True)
     (folder / ".cache").symlink_to(home().cache)
     entry = {**MODEL_ENTRY, "model_path": str(package)}
     (folder / "deploy" / "config.json").write_text(json.dumps({"models": {package.name: entry}}))
-    return Copy(folder.name, folder, free_port(), package.name, drain)
+    return Copy(folder.name, folder, free_port(), package.name, ending.drain, ending.lame_duck)
 
 
 def main() -> None:
     options = parse_arguments()
-    ending = Ending(options.endpoint_delay, options.pre_stop, options.drain, options.grace)
+    ending = Ending(options.endpoint_delay, options.pre_stop, options.drain, options.lame_duck, options.grace)
     plan = Plan(options.requests, options.users, ending, mode=options.mode)
     package = home().models / demo.ensure_model(None, lambda text: print(text, file=sys.stderr))
     with tempfile.TemporaryDirectory(prefix="ew-rollout-") as folder:
@@ -211,6 +211,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--endpoint-delay", type=float, default=2.0, help="seconds until the balancer knows")
     parser.add_argument("--pre-stop", type=float, default=5.0, help="seconds from deletion to SIGTERM")
     parser.add_argument("--drain", type=float, default=15.0, help="seconds that streams have after SIGTERM")
+    parser.add_argument("--lame-duck", type=float, default=10.0, help="of these, for idle connections")
     parser.add_argument("--grace", type=float, default=60.0, help="seconds from deletion to SIGKILL")
     parser.add_argument("--json", type=Path, help="also write the result to this file")
     return parser.parse_args()

@@ -56,6 +56,7 @@ class Ending:
     endpoint_delay: float  # until the balancer has heard of it
     pre_stop: float  # until SIGTERM
     drain: float  # what the service gives running streams
+    lame_duck: float  # of that, to idle connections for one more request
     grace: float  # until SIGKILL
 
 
@@ -68,6 +69,7 @@ class Copy:
     port: int
     model: str
     drain: float
+    lame_duck: float
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -75,7 +77,8 @@ class Copy:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        options = ["--model", self.model, "--port", str(self.port), "--drain", f"{self.drain:g}"]
+        options = ["--model", self.model, "--port", str(self.port)]
+        options += ["--drain", f"{self.drain:g}", "--lame-duck", f"{self.lame_duck:g}"]
         with (self.home / LOG_NAME).open("ab") as log:
             self.process = subprocess.Popen(
                 self._command("start", "--foreground", *options),

@@ -48,6 +48,7 @@ def start_arguments(config: DeployConfig, values: Values, life: Lifetime) -> lis
         *(part for model_id in config.models for part in ("--model", model_id)),
         *("--host", values.host, "--port", "8080"),
         *("--timeout", str(life.timeout), "--drain", f"{life.drain:g}"),
+        *("--lame-duck", f"{values.lame_duck_seconds:g}"),
     ]
 
 

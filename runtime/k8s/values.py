@@ -80,6 +80,9 @@ class Values(StrictModel):
     drain_seconds: float = Field(
         max(120.0, PROXY_DRAIN_SECONDS), ge=0, description="How long running streams may take at the end."
     )
+    lame_duck_seconds: float = Field(
+        10, ge=0, description="How much of that, half at most, idle connections have for one more request."
+    )
     pre_stop_seconds: int = Field(
         15, ge=5, description="Wait before the drain, until no new requests are sent here."
     )

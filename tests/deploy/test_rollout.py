@@ -17,7 +17,7 @@ from tests.deploy.tools import tool
 from tests.e2e.conftest import prepared_model as prepared_model
 
 # Shorter than a cluster's, so that the test is; the order is the same.
-ENDING = Ending(endpoint_delay=0.5, pre_stop=1.0, drain=4.0, grace=60.0)
+ENDING = Ending(endpoint_delay=0.5, pre_stop=1.0, drain=4.0, lame_duck=2.0, grace=60.0)
 SIGTERM = {"a": 100.0}
 
 
