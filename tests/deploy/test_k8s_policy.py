@@ -33,6 +33,7 @@ MUTATIONS: list[tuple[str, str, str, str, Any]] = [
     ("grace", "multi-node", LWS, f"{LEADER}/terminationGracePeriodSeconds", 60),
     ("pre-stop", "cpu", DEPLOYMENT, f"{SERVER}/lifecycle", REMOVED),
     ("pre-stop", "cpu", DEPLOYMENT, f"{SERVER}/lifecycle/preStop/exec/command/1", "1"),
+    ("lame-duck", "cpu", DEPLOYMENT, f"{SERVER}/args/+", "--lame-duck=0"),
     ("startup-budget", "single-gpu", DEPLOYMENT, f"{SERVER}/startupProbe/failureThreshold", 3),
     ("startup-budget", "multi-node", LWS, f"{LEADER}/containers/server/startupProbe/failureThreshold", 60),
     ("startup-budget", "cpu", DEPLOYMENT, f"{SERVER}/args/+", "--timeout=3600"),

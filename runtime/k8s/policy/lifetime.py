@@ -40,6 +40,13 @@ def pre_stop(manifests: Manifests) -> Complaints:
             yield pods.name, f"{has}; endpoints take longer to disappear."
 
 
+@rule("lame-duck", "Open connections carry one more request while a pod drains.")
+def lame_duck(manifests: Manifests) -> Complaints:
+    for pods in manifests.servers():
+        if not in_seconds(option(arguments_of(pods.server or {}), "--lame-duck"), 0):
+            yield pods.name, "Without --lame-duck, clients that keep their connections lose requests."
+
+
 @rule("startup-budget", "The startup probe allows for the time to load.")
 def startup_budget(manifests: Manifests) -> Complaints:
     for pods in manifests.servers():
