@@ -6,8 +6,8 @@ from builder.quantization import SCHEMES
 
 OPTIONS = {
     "--model": "Hugging Face 模型目录或 hub id。",
-    "--output": "输出的 package 目录。",
-    "--model-type": "与 checkpoint 核对，不一致即报错；可取的名字见[支持矩阵](../support-matrix.zh-CN.md)。",
+    "--output": "输出的模型包目录。",
+    "--model-type": "与检查点核对，不一致即报错；可取的名字见[支持矩阵](../support-matrix.zh-CN.md)。",
     "--dtype": "权重的数据类型。",
     "--tp-size": "张量并行：共同承担每一层的 GPU 数。",
     "--pp-size": "流水线并行：把各层分成几组放在不同 GPU 上。",
@@ -28,7 +28,7 @@ OPTIONS = {
     "--gpu-memory": "按这样大小的显存规划，例如 24GiB。",
     "--workers": "转换使用的线程数。",
     "--dry-run": "等同于 --stage plan。",
-    "--force": "替换已有的 package，并且不复用别处的结果。",
+    "--force": "替换已有的模型包，并且不复用别处的结果。",
     "--resume": "接着上次中断的地方继续。",
     "--allow-pickle": "也读取 .bin 权重；只用于可信来源。",
     "--json": "在标准输出打印一个 JSON 文档。",
@@ -66,7 +66,7 @@ HEADINGS = {
     "--model-type": "--model-type",
     "engine": "引擎",
     "pytorch": "PyTorch 运行时",
-    "about Models": "`convert-trt` 能把这些模型转换成 TensorRT-LLM checkpoint。最后两列表示 TensorRT-LLM 的"
+    "about Models": "`convert-trt` 能把这些模型转换成 TensorRT-LLM 检查点。最后两列表示 TensorRT-LLM 的"
     "引擎路径（1.2.1 及以前）和 PyTorch 运行时（最新列表）是否列有该架构。",
     "Containers": "容器",
     "Triton": "Triton",
