@@ -141,9 +141,20 @@ def test_the_rollout_is_told_as_it_was_measured(guide: Path) -> None:
     assert [*counts, int(measured["settings"]["drain"])] == numbers[1:6]
     assert measured["requests"] >= 2000 and measured["faults"] == []
     assert without_wait["lost"] > 0
-    by_connection = json.loads((results / "rollout-cpu-tcp.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.name)
+def test_the_rollout_behind_a_balancer_of_connections_is_told_as_it_was_measured(guide: Path) -> None:
+    results = SOURCE_ROOT / "benchmarks" / "results"
     told = next(line for line in text_of(guide).splitlines() if "rollout-cpu-tcp.json" in line)
-    assert {str(by_connection["lost"]), str(by_connection["requests"])} <= set(re.findall(r"\d+", told))
+    kept, cut = (
+        json.loads((results / f"rollout-cpu-tcp{name}.json").read_text(encoding="utf-8"))
+        for name in ("", "-no-lame-duck")
+    )
+    counts = [str(run[name]) for run in (kept, cut) for name in ("requests", "lost")]
+    assert set(counts) <= set(re.findall(r"\d+", told))
+    assert kept["lost"] == 0 < cut["lost"]
+    assert kept["requests"] >= 700 and kept["faults"] == cut["faults"] == []
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.name)
