@@ -21,7 +21,7 @@ from builder.families.placement import PADDING, Block
 from builder.shard import HEAD, ShardPlan, Target, rank_targets, source_shapes
 from builder.sources import Source
 from builder.writer import Progress, Wishes, fill
-from common.atomic import write_json
+from common.atomic import remove_leftovers, write_json
 from common.casts import Array
 from common.errors import CheckpointError
 from common.tensors import TensorFile, read_error, write_error
@@ -115,6 +115,7 @@ def write_checkpoint(
         output.mkdir(parents=True, exist_ok=True)
         (output / "config.json").unlink(missing_ok=True)
         filled = fill(plan, output, Wishes(_workers(workers), resume, digests, progress or _silent))
+        remove_leftovers(output / "config.json")
         write_json(output / "config.json", config)
     except OSError as error:
         raise write_error(output, error) from error

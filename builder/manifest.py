@@ -150,6 +150,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Make `folder` a package: atomically, and only after everything else in it is on the disk."""
+    atomic.remove_leftovers(folder / MANIFEST_NAME)
     atomic.write_json(folder / MANIFEST_NAME, manifest.model_dump(mode="json"))
 
 

@@ -26,6 +26,12 @@ def write_text(path: Path, text: str, *, mode: int = 0o644) -> None:
     sync_folder(path.parent)
 
 
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed writers of `path` left beside it. Nobody may be writing it now."""
+    for leftover in path.parent.glob(f".{path.name}.*"):
+        leftover.unlink(missing_ok=True)
+
+
 def write_json(path: Path, document: Any, *, mode: int = 0o644) -> None:
     """Write `document` as indented UTF-8 JSON, atomically."""
     write_text(path, json.dumps(document, ensure_ascii=False, indent=2) + "\n", mode=mode)

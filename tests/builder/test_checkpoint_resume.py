@@ -168,6 +168,13 @@ def test_kill_at_random_moments(output: Path) -> None:
     assert_equal_to_upstream(output)
 
 
+def test_what_a_killed_writer_left_beside_the_config_goes(output: Path) -> None:
+    output.mkdir()
+    (output / ".config.json.x1y2z3").write_text("{")
+    write_checkpoint(SOURCE, output, LAYOUT)
+    assert_equal_to_upstream(output)
+
+
 def test_full_disk_in_the_middle_can_be_resumed(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, calls = os.pwrite, iter(range(10_000))
 

@@ -26,7 +26,7 @@ SIGTERM = {"a": 100.0}
 
 @pytest.mark.e2e
 @pytest.mark.timeout(600)  # half a minute, but every process of two services shares the machine
-@pytest.mark.parametrize("mode", ["http", "tcp"])
+@pytest.mark.parametrize("mode", ["http", pytest.param("tcp", marks=pytest.mark.slow)])
 def test_no_request_is_lost_when_a_copy_is_replaced(mode: Mode, prepared_model: str, tmp_path: Path) -> None:
     tool("haproxy", "haproxy")
     plan = Plan(80, 4, ENDINGS[mode], shares=(0.2,), mode=mode)

@@ -88,7 +88,7 @@ def test_an_idle_model_gives_its_memory_back_and_returns_for_a_request(tiny: Ins
     loaded = tiny.status()
     worker = loaded["models"][0]
     wait_until(lambda: model(tiny)["state"] == "UNLOADED")
-    assert not Path(f"/proc/{worker['pid']}").exists()
+    wait_until(lambda: not Path(f"/proc/{worker['pid']}").exists())
     unloaded = tiny.status()
     assert unloaded["state"] == "ready"
     assert memory(unloaded) < memory(loaded) - 0.9 * worker["host_memory"]

@@ -110,7 +110,8 @@ def test_an_image_that_cannot_be_pulled_names_the_ways_out(
 def test_stop_ends_the_container_too(server: Server, ew_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = docker(ew_home, monkeypatch)
     stop = ("docker", "stop", "-t", "30", "ew-abc-1")
-    contained = server.with_changes(launcher="docker", stop_command=stop)
+    ports = TritonPorts(free_port(), free_port(), free_port())
+    contained = server.with_changes(launcher="docker", stop_command=stop, ports=ports)
     state.save(Service("abc", "ready", boot_id(), time.time(), "127.0.0.1", free_port(), "key", (contained,)))
     loaded = state.load()
     assert loaded is not None
