@@ -25,9 +25,9 @@ TROUBLE = re.compile(
 )
 # How a record begins: tritonserver's letter and date, the worker's time, the proxy's JSON.
 RECORD = re.compile(r"[IWEF]\d{4} |\d{4}-\d\d-\d\d |\{\"")
-# tritonserver logs these at error level on every machine without a GPU.
+# tritonserver logs these at error level on every machine without a GPU; hwloc where /sys is not mounted.
 HARMLESS = re.compile(
-    r"CudaDriverHelper|pinned system memory|unable to create stream for |NVML(?!.*(?:mismatch|Unknown Error))"
+    r"^hwloc/|CudaDriverHelper|pinned system memory|unable to create stream for |NVML(?!.*(?:mismatch|Unknown Error))"
 )
 
 

@@ -64,10 +64,14 @@ def test_the_cpu_engine_runs_behind_the_wheels_server(
     assert "CUDA_VISIBLE_DEVICES" not in plan.command.environment
 
 
-def test_its_worker_can_live_in_another_environment(server: Server, config: DeployConfig) -> None:
-    registry.save(Environment("second", "cpu", "venv", "d", prefix=sys.base_prefix, finished=True))
+def test_its_worker_can_live_in_another_environment(
+    server: Server, config: DeployConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").symlink_to(sys.executable)
+    registry.save(Environment("second", "cpu", "venv", "d", prefix=str(tmp_path), finished=True))
     plan = plan_service(server, config, LaunchOptions(env="second"))
-    assert plan.command.environment["EW_WORKER_PYTHON"] == f"{sys.base_prefix}/bin/python"
+    assert plan.command.environment["EW_WORKER_PYTHON"] == f"{tmp_path}/bin/python"
 
 
 def test_a_broken_environment_is_refused_before_anything_starts(server: Server, config: DeployConfig) -> None:

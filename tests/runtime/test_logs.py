@@ -43,7 +43,8 @@ def test_troubles_are_the_lines_that_name_a_cause(ew_home: Path) -> None:
         "E1122 15:23:57.3 1 pinned_memory_manager.cc] CudaDriverHelper has not been initialized.\n"
         "E1122 15:23:59.9 1 model_lifecycle.cc] failed to load 'm' version 1\n"
         "error: creating server: Internal - failed to load all models\n"
-        "| Option | Value |\n",
+        "| Option | Value |\n"
+        "hwloc/linux: failed to find sysfs cpu topology directory, aborting linux discovery.\n",
     )
     found = logs.troubles("triton")
     assert [line[:5] for line in found] == ["E1122", "error"]
