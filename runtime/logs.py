@@ -27,7 +27,8 @@ TROUBLE = re.compile(
 RECORD = re.compile(r"[IWEF]\d{4} |\d{4}-\d\d-\d\d |\{\"")
 # tritonserver logs these at error level on every machine without a GPU; hwloc where /sys is not mounted.
 HARMLESS = re.compile(
-    r"^hwloc/|CudaDriverHelper|pinned system memory|unable to create stream for |NVML(?!.*(?:mismatch|Unknown Error))"
+    r"^hwloc/|CudaDriverHelper|pinned system memory|"
+    r"unable to create stream for |NVML(?!.*(?:mismatch|Unknown Error))"
 )
 
 
