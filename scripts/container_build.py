@@ -21,7 +21,6 @@ from builder.compat import newest_container
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCKERFILE = "Dockerfile.triton"
-DEBIAN, UBUNTU = "http://deb.debian.org/debian", "http://archive.ubuntu.com/ubuntu"
 CHUNK = 1 << 24
 
 Target = Literal["cpu", "triton"]
@@ -81,10 +80,10 @@ def make_base(target: Target) -> str:
 
 def _debootstrap_arguments(target: Target, root: Path) -> tuple[str, ...]:
     if target == "cpu":
-        return ("bookworm", str(root), DEBIAN)
+        return ("bookworm", str(root))
     # Debian's debootstrap may not know Ubuntu's releases or keys; "gutsy" is what all of them are read as.
     options = ("--no-check-gpg", "--components=main,universe", "--include=python3,libpython3.12t64")
-    return (*options, "noble", str(root), UBUNTU, "gutsy")
+    return (*options, "noble", str(root), "", "gutsy")
 
 
 def _stand_in(target: Target, root: Path, container: str) -> Iterator[str]:

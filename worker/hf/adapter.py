@@ -10,8 +10,8 @@ from common.errors import EngineError
 from worker.hf.engine import Computed, Engine
 from worker.hf.rules import TokenRules
 from worker.protocol import Finish, GenerationRequest, Ready, Refusal, Status, Update
+from worker.running import RunningRequest
 from worker.serving import Load
-from worker.stopping import StopWords
 from worker.validate import Limits
 
 LOG = logging.getLogger("worker")
@@ -19,33 +19,16 @@ LOG = logging.getLogger("worker")
 MOST_FAILURES = 3
 
 
-class _Running:
-    """A request inside the engine."""
-
-    def __init__(self, request: GenerationRequest) -> None:
-        self.request = request
-        self.stop_words = StopWords(request.sampling.stop_words)
-        self.scheduled_ns = 0
-
-
 class HfAdapter:
     """In-flight batching and paged KV cache by transformers."""
 
     def __init__(self, engine: Engine, ready: Ready, bounds: Limits) -> None:
         self._engine = engine
-        self._ready = ready
-        self._limits = bounds
-        self._running: dict[str, _Running] = {}
+        self.ready = ready
+        self.limits = bounds
+        self._running: dict[str, RunningRequest] = {}
         self._failures = 0
         self._load = Load(0, 0.0)
-
-    @property
-    def limits(self) -> Limits:
-        return self._limits
-
-    @property
-    def ready(self) -> Ready:
-        return self._ready
 
     @property
     def busy(self) -> bool:
@@ -61,7 +44,7 @@ class HfAdapter:
     def submit(self, request: GenerationRequest) -> None:
         name, sampling = str(request.request_id), request.sampling
         self._engine.add(name, request.input_ids, sampling.max_tokens, sampling.end_id, TokenRules(request))
-        self._running[name] = _Running(request)
+        self._running[name] = RunningRequest(request)
 
     def cancel(self, request_id: int) -> None:
         if self._running.pop(str(request_id), None) is not None:
@@ -111,7 +94,7 @@ class HfAdapter:
         return Update(running.request.request_id, tokens, finish, log_probs, running.scheduled_ns)
 
 
-def _finish(running: _Running, computed: Computed) -> Finish:
+def _finish(running: RunningRequest, computed: Computed) -> Finish:
     """Why the request ends with this token, if it does. The end id is no part of the answer."""
     assert computed.token is not None
     if computed.ended and computed.token == running.request.sampling.end_id:
@@ -121,7 +104,7 @@ def _finish(running: _Running, computed: Computed) -> Finish:
     return Finish.LENGTH if computed.ended else Finish.NONE
 
 
-def _log_probs(running: _Running, computed: Computed, count: int) -> array[float] | None:
+def _log_probs(running: RunningRequest, computed: Computed, count: int) -> array[float] | None:
     if not running.request.sampling.log_probs:
         return None
     return array("f", [computed.log_prob or 0.0][:count])

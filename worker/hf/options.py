@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from common.errors import ConfigError
+from worker.running import given_options
 
 ATTENTION = ("sdpa", "eager", "flash_attention_2", "flash_attention_3")
 
@@ -38,11 +39,7 @@ class EngineOptions:
     @classmethod
     def parse(cls, document: Mapping[str, Any]) -> EngineOptions:
         """Raises ConfigError for an unknown option, or for one that this engine cannot carry out."""
-        known = {option.name for option in fields(cls)}
-        unknown = sorted(set(document) - known)
-        if unknown:
-            raise _invalid(f"it has no option {unknown[0]!r}, only {', '.join(sorted(known))}")
-        options = cls(**{name: value for name, value in document.items() if value is not None})
+        options = cls(**given_options(cls, "cuda-hf", document))
         if options.tensor_parallel_size * options.pipeline_parallel_size != 1:
             raise ConfigError(
                 "The cuda-hf engine runs on one GPU.",

@@ -109,22 +109,14 @@ class OpenVinoAdapter:
 
     def __init__(self, pipeline: Any, ready: Ready, bounds: Limits, guides: Guides | None = None) -> None:
         self._pipeline = pipeline
-        self._ready = ready
-        self._limits = bounds
+        self.ready = ready
+        self.limits = bounds
         self._guides = guides
         self._trying: dict[int, tuple[_Running, Future[Problem | None]]] = {}
         self._engine_ids = itertools.count()
         self._waiting: dict[int, _Running] = {}
         self._running: dict[int, _Running] = {}
         self._load = Load(0, 0.0)
-
-    @property
-    def limits(self) -> Limits:
-        return self._limits
-
-    @property
-    def ready(self) -> Ready:
-        return self._ready
 
     @property
     def busy(self) -> bool:
@@ -140,9 +132,9 @@ class OpenVinoAdapter:
         return self._load
 
     def submit(self, request: GenerationRequest) -> None:
-        waiting = _Running(request, self._limits.vocab_size)
+        waiting = _Running(request, self.limits.vocab_size)
         try:
-            waiting.config(self._limits.vocab_size)
+            waiting.config(self.limits.vocab_size)
         except RuntimeError as error:
             raise RequestRefused(_reason(error), code="refused_by_engine") from error
         if self._guides is None or request.sampling.guide_type is None:
@@ -187,7 +179,7 @@ class OpenVinoAdapter:
     def _admit(self) -> list[Update | Refusal]:
         """Start waiting requests, oldest first, while there is room in the batch."""
         refusals: list[Update | Refusal] = []
-        while self._waiting and len(self._running) < self._ready.max_batch_size:
+        while self._waiting and len(self._running) < self.ready.max_batch_size:
             request_id = next(iter(self._waiting))
             self._running[request_id] = self._waiting.pop(request_id)
             if refusal := self._start(self._running[request_id]):
@@ -197,7 +189,7 @@ class OpenVinoAdapter:
     def _start(self, running: _Running) -> Refusal | None:
         """Give the engine the next segment of a running request; a refusal ends the request."""
         try:
-            running.start_segment(self._pipeline, next(self._engine_ids), self._limits.vocab_size)
+            running.start_segment(self._pipeline, next(self._engine_ids), self.limits.vocab_size)
         except RuntimeError as error:
             del self._running[running.request_id]
             return Refusal(running.request_id, Status.INVALID, "refused_by_engine", _reason(error))

@@ -9,8 +9,8 @@ from typing import Any
 
 from common.errors import EngineError
 from worker.protocol import Finish, GenerationRequest, Ready, Refusal, Status, Update
+from worker.running import RunningRequest
 from worker.serving import Load
-from worker.stopping import StopWords
 from worker.trtllm.following import Follower, News
 from worker.validate import Limits, RequestRefused
 
@@ -18,15 +18,6 @@ from worker.validate import Limits, RequestRefused
 WAIT_SECONDS = 0.002
 # Without any token for so long, the LLM is asked whether it still lives.
 SILENCE_SECONDS = 1.0
-
-
-class _Running:
-    """A request inside the LLM."""
-
-    def __init__(self, request: GenerationRequest) -> None:
-        self.request = request
-        self.stop_words = StopWords(request.sampling.stop_words)
-        self.scheduled_ns = 0
 
 
 class TrtLlmAdapter:
@@ -48,23 +39,15 @@ class TrtLlmAdapter:
         loras: Mapping[int, Any] | None = None,
     ) -> None:
         self._follower = follower
-        self._ready = ready
-        self._limits = bounds
+        self.ready = ready
+        self.limits = bounds
         self._parameters = parameters
         self._healthy = healthy
         self._kv_used = kv_used
         self._loras = loras or {}
-        self._running: dict[int, _Running] = {}
+        self._running: dict[int, RunningRequest] = {}
         self._scheduled = 0
         self._heard = 0.0
-
-    @property
-    def limits(self) -> Limits:
-        return self._limits
-
-    @property
-    def ready(self) -> Ready:
-        return self._ready
 
     @property
     def busy(self) -> bool:
@@ -85,7 +68,7 @@ class TrtLlmAdapter:
             raise RequestRefused(str(error), code="refused_by_engine") from error
         if not self._running:
             self._heard = time.monotonic()
-        self._running[request.request_id] = _Running(request)
+        self._running[request.request_id] = RunningRequest(request)
         self._follower.start(request.request_id, request.input_ids.tolist(), params, lora)
 
     def cancel(self, request_id: int) -> None:
@@ -142,7 +125,7 @@ class TrtLlmAdapter:
         return Update(request_id, tokens, finish, log_probs if asked else None, running.scheduled_ns)
 
 
-def _take(running: _Running, news: News, tokens: array[int], log_probs: array[float]) -> Finish:
+def _take(running: RunningRequest, news: News, tokens: array[int], log_probs: array[float]) -> Finish:
     """Add the new tokens up to the end id (left out) or a stop word (kept), and why they end, if they do."""
     values = [*news.log_probs, *([0.0] * (len(news.tokens) - len(news.log_probs)))]
     for place, token in enumerate(news.tokens):

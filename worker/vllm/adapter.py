@@ -39,8 +39,8 @@ from worker.protocol import (
     Status,
     Update,
 )
+from worker.running import RunningRequest
 from worker.serving import Load
-from worker.stopping import StopWords
 from worker.validate import Limits, RequestRefused
 from worker.vllm.options import EngineOptions, checkpoint_folder, engine_arguments
 from worker.vllm.sampling import end_ids, sampling_params
@@ -50,14 +50,12 @@ LOG = logging.getLogger("worker")
 WAIT_SECONDS = 0.002
 
 
-class _Running:
-    """A request inside the core."""
+class _Running(RunningRequest):
+    """`ends` are the tokens that end it."""
 
     def __init__(self, request: GenerationRequest, ends: frozenset[int]) -> None:
-        self.request = request
+        super().__init__(request)
         self.ends = ends
-        self.stop_words = StopWords(request.sampling.stop_words)
-        self.scheduled_ns = 0
 
 
 class VllmAdapter:
@@ -69,18 +67,10 @@ class VllmAdapter:
     def __init__(self, core: Any, ready: Ready, bounds: Limits, guide_end: int | None = None) -> None:
         self._core = core
         self._guide_end = guide_end
-        self._ready = ready
-        self._limits = bounds
+        self.ready = ready
+        self.limits = bounds
         self._running: dict[str, _Running] = {}
         self._load = Load(0, 0.0)
-
-    @property
-    def limits(self) -> Limits:
-        return self._limits
-
-    @property
-    def ready(self) -> Ready:
-        return self._ready
 
     @property
     def busy(self) -> bool:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common.errors import ConfigError
 from worker import checkpoint
+from worker.running import given_options
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,7 @@ class EngineOptions:
     @classmethod
     def parse(cls, document: Mapping[str, Any]) -> EngineOptions:
         """Raises ConfigError for an unknown option."""
-        known = {option.name for option in fields(cls)}
-        unknown = sorted(set(document) - known)
-        if unknown:
-            raise ConfigError(
-                f"The cuda-vllm engine has no option {unknown[0]!r}; it has {', '.join(sorted(known))}.",
-                hint="Correct deploy/config.json and render the model repository again.",
-                code="worker_options_invalid",
-            )
-        return cls(**{name: value for name, value in document.items() if value is not None})
+        return cls(**given_options(cls, "cuda-vllm", document))
 
     @property
     def max_model_len(self) -> int | None:
