@@ -96,7 +96,7 @@ def _code(model: Model, folder: Path) -> Iterator[Finding]:
             yield Finding(RULES["EW402"], file, getattr(error, "lineno", None) or 1, str(error))
             continue
         yield from _imports(tree, folder, file)
-        if path == main and not _has_execute(tree):
+        if path == main and not _may_execute(tree):
             yield Finding(RULES["EW404"], file, 1, "no class TritonPythonModel with execute")
 
 
@@ -163,11 +163,13 @@ def _is_importable(name: str, folder: Path) -> bool:
     return PathFinder.find_spec(name) is not None
 
 
-def _has_execute(tree: ast.Module) -> bool:
+def _may_execute(tree: ast.Module) -> bool:
+    """Whether TritonPythonModel has execute; where it has a base class, that may have it."""
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == "TritonPythonModel":
             functions = (ast.FunctionDef, ast.AsyncFunctionDef)
-            return any(isinstance(part, functions) and part.name == "execute" for part in node.body)
+            own = any(isinstance(part, functions) and part.name == "execute" for part in node.body)
+            return own or bool(node.bases)
     return False
 
 

@@ -6,6 +6,7 @@ responses, at most one a request and engine step. It needs numpy and the files b
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import json
@@ -46,10 +47,13 @@ class TritonPythonModel:
         default = (parameters.get("exclude_input_in_output") or {}).get("string_value", "")
         self._exclude_input = default in TRUE_WORDS
         self._decoupled = pb.using_decoupled_model_transaction_policy(config)
+        self._start(args, config, _max_queue_size(config))
+
+    def _start(self, args: Mapping[str, str], config: Mapping[str, Any], max_queue_size: int) -> None:
         try:
             settings = read_settings(args, config)
             metrics = Metrics(args["model_name"], args["model_version"])
-            self._bridge = Bridge(metrics, _max_queue_size(config))
+            self._bridge = Bridge(metrics, max_queue_size)
             self._bridge.start(settings)
         except (SettingsError, WorkerError, ProtocolError, OSError) as error:
             raise pb.TritonModelException(str(error)) from error
@@ -175,6 +179,11 @@ class Bridge:
         if early and not found:
             self._early_stops.remember(triton_id)
 
+    def end(self, engine_id: int) -> None:
+        """Stop what the engine still runs of one sequence."""
+        with contextlib.suppress(WorkerError):  # a worker that is away runs nothing
+            self._worker.send(protocol.encode_cancel(engine_id))
+
     def on_ready(self, ready: Ready) -> None:
         self._room = ready.max_batch_size + self._max_queue_size if self._max_queue_size else None
         self._metrics.engine_ready(ready)
@@ -218,10 +227,7 @@ class Bridge:
     def _cancel(self, live: LiveRequest) -> None:
         """Forget a request and stop what the engine still runs of it."""
         for engine_id in self._registry.remove(live):
-            try:
-                self._worker.send(protocol.encode_cancel(engine_id))
-            except WorkerError:
-                break  # A worker that is away runs nothing.
+            self.end(engine_id)
 
     def _end_with_triton(self, triton: int) -> None:
         """A killed Triton leaves its Python processes behind. (The worker looks after a stuck one.)"""
