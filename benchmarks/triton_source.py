@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from runtime.launch import libpython_folder, pytriton_folder
-from worker.backend import install_backend
+from runtime.launch import libpython_folder
+from worker.backend import install_backend, pytriton_folder
 
 MODEL = "m-tensorrt_llm"
 INPUTS = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shlex
 import sys
@@ -83,19 +82,6 @@ def proxy_command(service: Service, config: Path) -> Command:
             SERVICE_VARIABLE: service.service_id,
         },
     )
-
-
-def pytriton_folder() -> Path:
-    """The installed package `pytriton`; not imported, because that alone takes seconds."""
-    spec = importlib.util.find_spec("pytriton")
-    if spec is None or not spec.submodule_search_locations:
-        raise EnvironmentProblem(
-            "tritonserver is not installed here.",
-            why=f"{sys.executable} has no package nvidia-pytriton.",
-            hint="Run ./ew setup --engine cpu.",
-            code="tritonserver_missing",
-        )
-    return Path(spec.submodule_search_locations[0])
 
 
 def libpython_folder() -> Path:

@@ -19,6 +19,23 @@ BRIDGE_FILES = (
 )
 
 
+def pytriton_folder() -> Path:
+    """The installed package `pytriton`; not imported, because that alone takes seconds.
+
+    Raises:
+        EnvironmentProblem: nvidia-pytriton is not installed.
+    """
+    spec = importlib.util.find_spec("pytriton")
+    if spec is None or not spec.submodule_search_locations:
+        raise EnvironmentProblem(
+            "tritonserver is not installed here.",
+            why=f"{sys.executable} has no package nvidia-pytriton.",
+            hint="Run ./ew setup --engine cpu.",
+            code="tritonserver_missing",
+        )
+    return Path(spec.submodule_search_locations[0])
+
+
 def install_backend(folder: Path) -> Path:
     """Make `folder` usable as tritonserver's `--backend-directory` and return it.
 
@@ -32,7 +49,7 @@ def install_backend(folder: Path) -> Path:
     Raises:
         EnvironmentProblem: nvidia-pytriton is not installed, or has no stub for this Python version.
     """
-    server = _server_root()
+    server = pytriton_folder() / "tritonserver"
     stub = server / "python_backend_stubs" / _python_version() / "triton_python_backend_stub"
     if not stub.is_file():
         raise EnvironmentProblem(
@@ -49,19 +66,6 @@ def install_backend(folder: Path) -> Path:
     for source in (stub, *(python_backend / name for name in names)):
         _copy(source, folder / "python" / source.name)
     return folder
-
-
-def _server_root() -> Path:
-    # Found without importing it: the package's own import takes seconds.
-    spec = importlib.util.find_spec("pytriton")
-    if spec is None or not spec.submodule_search_locations:
-        raise EnvironmentProblem(
-            "tritonserver is not installed here.",
-            why=f"{sys.executable} has no package nvidia-pytriton.",
-            hint="Run ./ew setup --engine cpu.",
-            code="tritonserver_missing",
-        )
-    return Path(spec.submodule_search_locations[0]) / "tritonserver"
 
 
 def _python_version() -> str:

@@ -21,6 +21,7 @@ from runtime.launchers.gpus import choose_gpus
 from runtime.launchers.images import choose_image
 from runtime.launchers.machine import TRITON_ROOT, LocalServer, Machine
 from runtime.launchers.request import Launcher, LaunchPlan, LaunchRequest, Parallel
+from worker.backend import pytriton_folder
 
 Planned = tuple[LaunchPlan, gate.Runtime]
 ORDER: tuple[Launcher, ...] = ("local", "pytriton", "docker")
@@ -140,7 +141,7 @@ def _plan_pytriton(
 ) -> Planned:
     if parallel != "single":
         raise _parallel_contradiction(parallel, "nvidia-pytriton's tritonserver starts no MPI ranks")
-    wheel = machine.wheel or launch.pytriton_folder() / "tritonserver"
+    wheel = machine.wheel or pytriton_folder() / "tritonserver"
     python = Path(sys.executable)
     command = pytriton_command(request, wheel, launch.libpython_folder(), python, gpus)
     runtime = gate.Runtime("the engine's environment")

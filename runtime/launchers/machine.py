@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -10,8 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.errors import EnvironmentProblem
 from runtime import nvidia
 from runtime.nvidia import Gpu
+from worker.backend import pytriton_folder
 
 TRITON_ROOT = Path("/opt/tritonserver")
 SHM = Path("/dev/shm")
@@ -101,11 +102,11 @@ def installed_version(package: str, settings: Mapping[str, str]) -> str | None:
 
 
 def find_wheel() -> Path | None:
-    """The tritonserver folder of the installed nvidia-pytriton; not imported, because that takes seconds."""
-    spec = importlib.util.find_spec("pytriton")
-    if spec is None or not spec.submodule_search_locations:
+    """The tritonserver folder of the installed nvidia-pytriton."""
+    try:
+        folder = pytriton_folder() / "tritonserver"
+    except EnvironmentProblem:
         return None
-    folder = Path(spec.submodule_search_locations[0]) / "tritonserver"
     return folder if (folder / "bin" / "tritonserver").is_file() else None
 
 
