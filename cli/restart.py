@@ -7,18 +7,13 @@ import click
 from cli.output import emit, json_option, report_errors
 from cli.start import ENGINES, ready_document, ready_text
 from cli.steps import Steps
+from cli.stop import drain_option
 from common.config import Engine
 from runtime import lifecycle
 
 
 @click.command("restart")
-@click.option(
-    "--drain",
-    type=click.FloatRange(0),
-    default=30.0,
-    show_default=True,
-    help="Seconds that running streams may take.",
-)
+@drain_option
 @click.option("--engine", type=click.Choice(ENGINES), help="Restart only the tritonservers of this engine.")
 @click.option("--env", help="Restart only the tritonserver of this environment.")
 @json_option

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from cli.output import emit, json_option, report_errors, say
+from common.config import Engine
 from common.errors import EnvironmentProblem
 from runtime import nvidia, pythons
 from runtime.environments.checks import Problem, check
@@ -22,7 +23,7 @@ MANAGERS = ("auto", "conda", "mamba", "micromamba", "venv", "container")
 @click.command("setup")
 @click.option(
     "--engine",
-    type=click.Choice(["cpu", "cuda-trt", "cuda-vllm", "cuda-hf"]),
+    type=click.Choice(get_args(Engine)),
     default="cpu",
     show_default=True,
     help="The engine to set up.",

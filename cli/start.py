@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from cli.output import emit, json_option, report_errors
 from cli.steps import Steps
+from common.config import Engine
 from runtime import foreground, lifecycle, teardown
 from runtime.bringup import Draft
 from runtime.launchers import LaunchPlan
@@ -16,7 +17,7 @@ from runtime.launchers.service import LaunchOptions
 from runtime.lifecycle import StartRequest
 from runtime.state import Server, Service
 
-ENGINES = ("cpu", "cuda-trt", "cuda-vllm", "cuda-hf")
+ENGINES = get_args(Engine)
 LAUNCHERS = ("auto", "local", "pytriton", "docker")
 PARALLEL = ("auto", "leader", "orchestrator", "llmapi")
 SERVICE_OPTIONS = ("engine", "host", "port", "timeout", "drain", "lame_duck")

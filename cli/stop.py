@@ -14,15 +14,17 @@ from common.errors import UsageError
 from runtime import loading, teardown
 from runtime.teardown import StopReport
 
-
-@click.command("stop")
-@click.option(
+drain_option = click.option(
     "--drain",
     type=click.FloatRange(0),
     default=30.0,
     show_default=True,
     help="Seconds that running streams may take.",
 )
+
+
+@click.command("stop")
+@drain_option
 @click.option("--model", help="Unload only this model; ./ew start --model loads it again.")
 @click.option(
     "--engine",
