@@ -1,5 +1,7 @@
 """Write docs/lint/: one page a rule of `ew lint`, and an index, from the table in builder/lint/rules.py.
 
+Each page is there in English and, from lint_docs_zh.json, in Chinese.
+
 python scripts/lint_docs.py            write them
 python scripts/lint_docs.py --check    exit 1 if a committed page is out of date
 """
@@ -7,44 +9,112 @@ python scripts/lint_docs.py --check    exit 1 if a committed page is out of date
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from builder.lint.rules import DOCS, RULES, Rule
 from common.paths import SOURCE_ROOT
+from scripts.chinese import read_texts
 
 FOLDER = SOURCE_ROOT / DOCS
 
 
+@dataclass(frozen=True)
+class Language:
+    """The frame of the pages in one language; `translate` gives the texts of the rules."""
+
+    suffix: str
+    other: str
+    translate: Callable[[str], str]
+    heading: str
+    fixable: str
+    all_rules: str
+    why: str
+    cure: str
+    index: str
+    columns: str
+    yes: str
+
+    def name(self, stem: str) -> str:
+        return f"{stem}{self.suffix}.md"
+
+
+ENGLISH = Language(
+    "",
+    "[中文]({}.zh-CN.md)",
+    lambda text: text,
+    "# {}: {}",
+    " · `./ew lint --fix` repairs it",
+    "all rules",
+    "**What happens.** ",
+    "**What to do.** ",
+    """# Rules of ew lint
+
+[中文](README.zh-CN.md)
+
+`./ew lint [REPOSITORY]` checks a Triton model repository without starting it: ew's own, upstream's
+`inflight_batcher_llm` layout, or any other. It exits with 1 on errors (`--strict`: also on warnings).
+`--json` and `--sarif` are for machines. Nothing in the repository is executed, unless `--import-check`
+asks for it.
+""",
+    "| rule | severity | | `--fix` |",
+    "yes",
+)
+CHINESE = Language(
+    ".zh-CN",
+    "[English]({}.md)",
+    read_texts("lint_docs_zh.json"),
+    "# {}：{}",
+    " · `./ew lint --fix` 可以修复",
+    "全部规则",
+    "**后果。** ",
+    "**处理。** ",
+    """# ew lint 的规则
+
+[English](README.md)
+
+`./ew lint [REPOSITORY]` 不启动服务就能检查 Triton 模型仓库：
+ew 自己的、上游 `inflight_batcher_llm` 布局的，或任何其他仓库。
+有错误时退出码为 1（加 `--strict` 时，有警告也是）。`--json` 和 `--sarif` 供程序读取。
+除非用 `--import-check` 要求，否则不执行仓库里的任何代码。
+""",
+    "| 规则 | 级别 | | `--fix` |",
+    "是",
+)
+
+
 def pages() -> dict[str, str]:
     """File name -> text, for every page."""
-    return {"README.md": _index(), **{f"{rule.id}.md": _page(rule) for rule in RULES.values()}}
+    made = {}
+    for language in (ENGLISH, CHINESE):
+        made[language.name("README")] = _index(language)
+        made.update({language.name(rule.id): _page(rule, language) for rule in RULES.values()})
+    return made
 
 
-def _page(rule: Rule) -> str:
-    fixable = " · `./ew lint --fix` repairs it" if rule.fixable else ""
+def _page(rule: Rule, language: Language) -> str:
+    say = language.translate
+    links = f"[{language.all_rules}]({language.name('README')}) · {language.other.format(rule.id)}"
     return (
-        f"# {rule.id}: {rule.title}\n\n"
-        f"{rule.severity}{fixable} · [all rules](README.md)\n\n"
-        f"**What happens.** {rule.why}\n\n"
-        f"**What to do.** {rule.cure}\n"
+        f"{language.heading.format(rule.id, say(rule.title))}\n\n"
+        f"{say(rule.severity)}{language.fixable if rule.fixable else ''} · {links}\n\n"
+        f"{language.why}{say(rule.why)}\n\n"
+        f"{language.cure}{say(rule.cure)}\n"
     )
 
 
-def _index() -> str:
-    rows = (
-        f"| [{rule.id}]({rule.id}.md) | {rule.severity} | {rule.title} | {'yes' if rule.fixable else ''} |"
-        for rule in RULES.values()
-    )
-    return (
-        "# Rules of ew lint\n\n"
-        "`./ew lint [REPOSITORY]` checks a Triton model repository without starting it: ew's own, upstream's "
-        "`inflight_batcher_llm`\nlayout, or any other. It exits with 1 on errors (`--strict`: also on "
-        "warnings). `--json` and `--sarif` are for\nmachines. Nothing in the repository is executed, unless "
-        "`--import-check`\nasks for it.\n\n"
-        "| rule | severity | | `--fix` |\n| --- | --- | --- | --- |\n" + "\n".join(rows) + "\n"
-    )
+def _index(language: Language) -> str:
+    rows = [_row(rule, language) for rule in RULES.values()]
+    return "\n".join([language.index, language.columns, "| --- | --- | --- | --- |", *rows]) + "\n"
+
+
+def _row(rule: Rule, language: Language) -> str:
+    say = language.translate
+    link = f"[{rule.id}]({language.name(rule.id)})"
+    return f"| {link} | {say(rule.severity)} | {say(rule.title)} | {language.yes if rule.fixable else ''} |"
 
 
 def main() -> int:
