@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -18,13 +17,13 @@ from builder.digests import sha256_of
 from builder.families import Layout, read_dims, trtllm_config, weight_map
 from builder.families.layout import STORED_NAMES
 from builder.families.placement import PADDING, Block
+from builder.inspect import read_config, read_config_object
 from builder.shard import HEAD, ShardPlan, Target, rank_targets, source_shapes
 from builder.sources import Source
 from builder.writer import Progress, Wishes, fill
 from common.atomic import remove_leftovers, write_json
 from common.casts import Array
-from common.errors import CheckpointError
-from common.tensors import TensorFile, read_error, write_error
+from common.tensors import TensorFile, write_error
 
 MOST_WORKERS = 4
 
@@ -57,30 +56,6 @@ class CheckpointReport:
 
     def _digest(self, path: Path) -> str:
         return self.taken_sha256.get(path.name) or sha256_of(path)
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a folder.
-
-    Raises:
-        CheckpointError: not there, or not a JSON object.
-    """
-    path = folder / "config.json"
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{folder} is not a checkpoint: it has no config.json.",
-            hint="Give the folder that holds config.json and the weights.",
-            code="no_config",
-        ) from error
-    except OSError as error:
-        raise read_error(path, error) from error
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON.", why=str(error), hint="Download it again.") from error
-    if not isinstance(document, dict):
-        raise CheckpointError(f"{path} is not a JSON object.", hint="Download it again.")
-    return document
 
 
 def write_checkpoint(
@@ -153,7 +128,7 @@ def restore_checkpoint(checkpoint: Path) -> Iterator[tuple[str, Array]]:
     The inverse of `write_checkpoint`, from the same weight maps. A NormHead comes back normalised, a router
     in float32, and a tied head once, as the embedding.
     """
-    config = read_config(checkpoint)
+    config = read_config_object(checkpoint)
     layout, dims, weights = _layout_of(config), read_dims(config), weight_map(config)
     shapes = source_shapes(weights, dims)
     found: dict[str, list[_Found]] = {}

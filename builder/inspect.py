@@ -107,6 +107,19 @@ def _family(config: dict[str, Any], model_type: str | None, convertible: bool) -
 
 def read_config(folder: Path) -> dict[str, Any]:
     """`config.json` of a Hugging Face folder; refuses everything that is something else."""
+    config = read_config_object(folder)
+    _refuse_trtllm(folder, config)
+    check_fields(config)
+    return config
+
+
+def read_config_object(folder: Path) -> dict[str, Any]:
+    """`config.json` of any checkpoint folder.
+
+    Raises:
+        CheckpointError: not a checkpoint folder, or not a JSON object.
+        ResourceError: not readable.
+    """
     _check_folder(folder)
     path = folder / "config.json"
     try:
@@ -124,8 +137,6 @@ def read_config(folder: Path) -> dict[str, Any]:
         ) from None
     if not isinstance(config, dict):
         raise CheckpointError(f"{path} is not a JSON object.", code="config_unreadable")
-    _refuse_trtllm(folder, config)
-    check_fields(config)
     return config
 
 

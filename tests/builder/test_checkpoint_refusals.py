@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builder.checkpoint import read_config, write_checkpoint
+from builder.checkpoint import write_checkpoint
 from builder.families import Layout
+from builder.inspect import read_config_object
 from builder.pickles import PickleFile
 from common.errors import CheckpointError, EwError, UnsupportedModelError
 from common.tensors import Array, TensorFile, TensorSpec, TensorWriter
@@ -111,14 +112,14 @@ def test_integer_weights(model: Path) -> None:
 
 def test_folder_without_config(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no config.json"):
-        read_config(tmp_path)
+        read_config_object(tmp_path)
 
 
-@pytest.mark.parametrize(("text", "part"), [("{", "not JSON"), ("[]", "not a JSON object")])
+@pytest.mark.parametrize(("text", "part"), [("{", "not readable JSON"), ("[]", "not a JSON object")])
 def test_broken_config(tmp_path: Path, text: str, part: str) -> None:
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(CheckpointError, match=part):
-        read_config(tmp_path)
+        read_config_object(tmp_path)
 
 
 def test_folder_without_weights(model: Path) -> None:
