@@ -1,4 +1,4 @@
-"""The cuda-vllm engine on a real vLLM built for the CPU, in float32, with the demo model.
+"""The cuda-vllm engine on a real vLLM, built for the CPU or on a GPU, in float32, with the demo model.
 
     python -m tests.worker.vllm_checks CHECKPOINT
 
@@ -16,13 +16,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+
 from worker.protocol import Finish, GenerationRequest, Refusal, Sampling, Update
 from worker.vllm.adapter import VllmAdapter, load
 
 EXPECTED = json.loads((Path(__file__).parent / "data" / "expected_demo.json").read_text(encoding="utf-8"))
 PROMPT, PLAIN = next((one["ids"], one["tokens"]) for one in EXPECTED.values())
 END_ID = 2
-CHECKS = ("greedy_tokens", "ends", "rules", "log_probs_and_seeds", "cancelling")
+CHECKS = ("greedy_tokens", "ends", "rules", "log_probs_and_seeds", "guides", "cancelling")
 
 
 def run(adapter: VllmAdapter, asked: dict[int, tuple[list[int], dict[str, Any]]]) -> dict[int, list[Update]]:
@@ -89,6 +91,27 @@ def check_log_probs_and_seeds(adapter: VllmAdapter) -> None:
     values = [value for update in found["plain"] for value in update.log_probs or ()]
     assert len(values) == 8
     assert all(value <= 0 for value in values)
+
+
+def check_guides(adapter: VllmAdapter) -> None:
+    properties = {"city": {"enum": ["Paris", "Lyon"]}, "big": {"type": "boolean"}}
+    schema = {"type": "object", "properties": properties, "required": [*properties]}
+    found = answers(
+        adapter,
+        schema={"guide_type": "json_schema", "guide": json.dumps(schema), "max_tokens": 64},
+        regex={"guide_type": "regex", "guide": "(yes|no)", "max_tokens": 8},
+        grammar={"guide_type": "ebnf_grammar", "guide": 'root ::= "left" | "right"', "max_tokens": 8},
+        plain={},
+    )
+    tokenizer = Tokenizer.from_file(str(Path(sys.argv[1]) / "tokenizer.json"))
+    text = {name: tokenizer.decode(tokens(updates)) for name, updates in found.items()}
+    answer = json.loads(text["schema"])
+    assert set(answer) == {"city", "big"}
+    assert answer["city"] in ("Paris", "Lyon")
+    assert isinstance(answer["big"], bool)
+    assert text["regex"] in ("yes", "no")
+    assert text["grammar"] in ("left", "right")
+    assert tokens(found["plain"]) == PLAIN[:8]
 
 
 def check_cancelling(adapter: VllmAdapter) -> None:

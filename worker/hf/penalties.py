@@ -37,8 +37,6 @@ class PenaltyTable:
         row = self._rows.pop(rules, None)
         if row is not None:
             del self._counted[rules]
-            self._seen[row] = False
-            self._counts[row] = 0.0
             self._free.append(row)
 
     def _count(self, rules: Sequence[TokenRules]) -> Tensor:
@@ -64,6 +62,8 @@ class PenaltyTable:
             self._free = list(range(size, size + added))
         row = self._free.pop()
         self._rows[rules], self._counted[rules] = row, 0
+        # Cleared here, not where it was given back: only this runs in the stream that computes.
+        self._seen[row], self._counts[row] = False, 0.0
         self._seen[row, torch.tensor(list(rules.prompt), device=self._seen.device)] = True
 
     def _penalise(self, scores: Tensor, rules: Sequence[TokenRules], rows: Tensor) -> Tensor:
