@@ -102,21 +102,28 @@ def shape_of(config: Mapping[str, Any]) -> ModelShape:
         ) from None
 
 
+def _size(config: Mapping[str, Any], name: str) -> int:
+    value = int(config[name])
+    if value < 1:
+        raise ValueError(f"{name} is {value}, not a size")
+    return value
+
+
 def _read_shape(config: Mapping[str, Any]) -> ModelShape:
     moe = config.get("moe") or {}
     experts = int(moe.get("num_experts") or 0)
-    intermediate = int(config["intermediate_size"])
+    intermediate = _size(config, "intermediate_size")
     is_qwen1 = config.get("qwen_type") == "qwen"
-    heads = int(config["num_attention_heads"])
-    hidden = int(config["hidden_size"])
+    heads = _size(config, "num_attention_heads")
+    hidden = _size(config, "hidden_size")
     return ModelShape(
-        layers=int(config["num_hidden_layers"]),
+        layers=_size(config, "num_hidden_layers"),
         hidden=hidden,
         heads=heads,
         kv_heads=int(config.get("num_key_value_heads") or heads),
         head_size=int(config.get("head_size") or config.get("head_dim") or hidden // heads),
         intermediate=intermediate // 2 if is_qwen1 else intermediate,
-        vocab=int(config["vocab_size"]),
+        vocab=_size(config, "vocab_size"),
         max_positions=config.get("max_position_embeddings"),
         experts=experts,
         moe_intermediate=int(config.get("moe_intermediate_size") or intermediate) if experts else 0,
