@@ -31,7 +31,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from benchmarks.convert import Shape, make_model
 from benchmarks.machine import describe
-from benchmarks.streams import Endpoint, load
+from benchmarks.streams import Endpoint, load, median_round
 from builder.convert import convert
 from builder.request import ConvertRequest
 from common import atomic
@@ -47,7 +47,7 @@ SHAPES = {
     "8B": Shape(4096, 32, 32, 8, 14336, LLAMA_VOCAB),
 }
 MODEL = "bench"
-BARE = {"cuda-vllm": "benchmarks.gpu_bare", "cuda-hf": "benchmarks.hf_bare", "cpu": "benchmarks.cpu_bare"}
+BARE = {"cuda-vllm": "benchmarks.vllm_bare", "cuda-hf": "benchmarks.hf_bare", "cpu": "benchmarks.cpu_bare"}
 LAYERS = ("bare", "triton", "stack")
 
 
@@ -104,9 +104,11 @@ def served(
         teardown.take_down(service, 5.0, lambda step: None)
 
 
-def plan(layer: str, streams: int, requests: int, options: argparse.Namespace) -> list[list[dict[str, Any]]]:
+def plan(
+    layer: str, streams: int, requests: int, turn: int, options: argparse.Namespace
+) -> list[list[dict[str, Any]]]:
     """Requests whose prompts all differ: the prefix cache helps none."""
-    source = random.Random(f"{layer}-{streams}-{requests}")
+    source = random.Random(f"{layer}-{streams}-{turn}")
     return [[body(layer, source, options) for _ in range(requests)] for _ in range(streams)]
 
 
@@ -133,20 +135,21 @@ def measure_layer(layer: str, service: Service, options: argparse.Namespace) -> 
     target = endpoint(layer, service)
     results = []
     for streams in options.streams:
-        load(target, plan(layer, streams, 1, options), processes=options.clients)
-        seen = load(target, plan(layer, streams, options.requests, options), processes=options.clients)
-        results.append(seen.as_dict())
+        load(target, plan(layer, streams, 1, 0, options), processes=options.clients)
+        plans = [
+            plan(layer, streams, options.requests, turn, options) for turn in range(1, options.rounds + 1)
+        ]
+        results.append(median_round([load(target, one, processes=options.clients) for one in plans]))
         print(layer, results[-1], file=sys.stderr, flush=True)
     return results
 
 
 def measure_bare(engine: str, source: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     python = os.environ.get("EW_WORKER_PYTHON", sys.executable)
-    limits = {"max_model_len": options.prompt_len + options.new_tokens, "max_num_seqs": 256}
-    limits |= {"tensor_parallel_size": options.tp_size, "dtype": "bfloat16"}
     command = [python, "-m", BARE[engine], "--model", str(source), "--streams", *map(str, options.streams)]
     command += ["--prompt-len", str(options.prompt_len), "--new-tokens", str(options.new_tokens)]
-    command += ["--requests", str(options.requests), "--engine-args", json.dumps(limits)]
+    command += ["--requests", str(options.requests), "--rounds", str(options.rounds)]
+    command += ["--tp-size", str(options.tp_size)]
     done = subprocess.run(command, cwd=SOURCE_ROOT, stdout=subprocess.PIPE, text=True, check=True)
     line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT "))
     results: list[dict[str, Any]] = json.loads(line.removeprefix("RESULT "))
@@ -235,6 +238,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--prompt-len", type=int, default=128)
     parser.add_argument("--new-tokens", type=int, default=256)
     parser.add_argument("--requests", type=int, default=3, help="of each stream, one after the other")
+    parser.add_argument("--rounds", type=int, default=1, help="of which the median is told")
     parser.add_argument("--clients", type=int, default=2, help="processes that make the load")
     parser.add_argument("--tp-size", type=int, default=1)
     parser.add_argument("--port", type=int, default=8096)

@@ -164,6 +164,13 @@ def summarize(seen: Sequence[Seen], streams: int) -> Figures:
     )
 
 
+def median_round(rounds: Sequence[Figures]) -> dict[str, Any]:
+    """The figures of the round with the median throughput, and the throughput of all."""
+    ordered = sorted(rounds, key=lambda figures: figures.tokens_per_second)
+    spread = [round(figures.tokens_per_second) for figures in rounds]
+    return {**ordered[(len(ordered) - 1) // 2].as_dict(), "rounds": spread}
+
+
 def load(endpoint: Endpoint, plan: Plan, *, processes: int = 2, limit: float = 300.0) -> Figures:
     """Run every stream of `plan` at once, shared among `processes`; returns what the streams saw."""
     count = min(processes, len(plan))
