@@ -11,15 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from builder.compat import Era
 from builder.lint.checks_upstream import is_llmapi
 from builder.lint.repository import Model, Options, Repository, load_repository
 from builder.migrate_arguments import read_llmapi, read_vllm
 from builder.migrate_engine import read_engine
-from builder.migrate_rows import Era, Outcome, Reading, Row
+from builder.migrate_rows import Outcome, Reading, Row
 from common.errors import RepositoryError
 from common.triton_settings import TritonSettings
-
-__all__ = ["Era", "Migration", "Row", "migrate"]
 
 CHECKPOINT = "CHECKPOINT"
 OPTIONS = {

@@ -9,12 +9,12 @@ from typing import Any
 
 import yaml
 
-from builder.compat import newest_container
+from builder.compat import Era, newest_container
 from builder.lint.checks_upstream import MODEL_YAML, VLLM_ARGUMENTS
 from builder.lint.repository import Model
 from builder.llm_args import OWNED, REFUSED, wrong_arguments
 from builder.migrate_engine import DTYPES, LLM_ARGUMENTS
-from builder.migrate_rows import Era, Reading, instances, is_setting
+from builder.migrate_rows import Reading, is_setting, lengths, with_argument
 from common.errors import RepositoryError
 
 DEFAULT_OUTPUT = 2048  # of max_seq_len, which counts prompt and answer together
@@ -44,25 +44,25 @@ TRITON_CONFIG = {
 def read_llmapi(model: Model, to: Era) -> Reading:
     """Upstream's llmapi model: 1/model.yaml."""
     document = _document(model, MODEL_YAML, yaml.safe_load, yaml.YAMLError)
-    reading = Reading(checkpoint=_text(document.pop("model", None)))
-    reading.note(model.name, "model", reading.checkpoint or "", "changed", "the package is made from it")
+    reading = _begin(model, document)
     triton = document.pop("triton_config", None)
     for key, value in (triton if isinstance(triton, dict) else {}).items():
-        note = TRITON_CONFIG.get(key)
-        outcome, note = ("changed", note) if note else ("dropped", "ew has no such setting")
-        reading.note(model.name, f"triton_config.{key}", value, outcome, note)  # type: ignore[arg-type]
+        name = f"triton_config.{key}"
+        if key in TRITON_CONFIG:
+            reading.note(model.name, name, value, "changed", TRITON_CONFIG[key])
+        else:
+            reading.note(model.name, name, value, "dropped", "ew has no such setting")
     _read_arguments(model, dict(_flat(document)), reading, to)
-    if instances(model) > 1:
+    if model.instances > 1:
         note = "one instance; run several behind one address with the deployment's replicas"
-        reading.note(model.name, "instance_group", instances(model), "dropped", note)
+        reading.note(model.name, "instance_group", model.instances, "dropped", note)
     return reading
 
 
 def read_vllm(model: Model, to: Era) -> Reading:
     """vLLM's own backend, also as triton_cli writes it: 1/model.json."""
     document = _document(model, VLLM_ARGUMENTS, json.loads, ValueError)
-    reading = Reading(checkpoint=_text(document.pop("model", None)))
-    reading.note(model.name, "model", reading.checkpoint or "", "changed", "the package is made from it")
+    reading = _begin(model, document)
     renamed: dict[str, Any] = {}
     for key, value in document.items():
         if key in VLLM_NAMES or key in (*SIZES, "dtype", "revision", "trust_remote_code"):
@@ -71,6 +71,13 @@ def read_vllm(model: Model, to: Era) -> Reading:
             reading.note(model.name, key, value, "dropped", "ew's vLLM worker has no such option")
     _read_arguments(model, renamed, reading, to, VLLM_NAMES)
     reading.arguments.clear()  # they are for tensorrt_llm.LLM
+    return reading
+
+
+def _begin(model: Model, document: dict[str, Any]) -> Reading:
+    """A reading that knows the checkpoint, which is taken out of `document`."""
+    reading = Reading(checkpoint=_text(document.pop("model", None)))
+    reading.note(model.name, "model", reading.checkpoint or "", "changed", "the package is made from it")
     return reading
 
 
@@ -110,7 +117,7 @@ def _read_size(model: Model, key: str, name: str, value: Any, flat: dict[str, An
         )
     elif isinstance(value, int) and value > 1:
         total = value if name == "max_seq_len" else flat.get("max_seq_len")
-        reading.sizes.update(_lengths(flat.get("max_input_len"), total))
+        reading.sizes.update(_limits(flat.get("max_input_len"), total))
         note = CHANGED_MEANINGS["max_model_len"] if name == "max_seq_len" else ""
         reading.note(model.name, key, value, "changed" if note else "carried", note)
     else:
@@ -130,7 +137,7 @@ def _read_setting(
             reading.note(model.name, key, value, "changed", note)
             return
     if to == "pytorch" and keeps_rest:
-        reading.arguments = _merged(reading.arguments, name, value)
+        reading.arguments = with_argument(reading.arguments, name, value)
         reading.note(model.name, key, value, "carried", "as an argument of convert-trt")
     else:
         reading.note(model.name, key, value, "dropped", "nothing in this runtime takes it")
@@ -144,10 +151,10 @@ def _setting_value(setting: str, value: Any) -> Any:
     return value
 
 
-def _lengths(longest: Any, total: Any) -> dict[str, int]:
+def _limits(longest: Any, total: Any) -> dict[str, int]:
     """Prompt and answer limits out of a prompt limit and a limit for both, either of which may be missing."""
-    if isinstance(longest, int) and isinstance(total, int) and 0 < longest < total:
-        return {"max_input_len": longest, "max_output_len": total - longest}
+    if both := lengths(longest, total):
+        return both
     if isinstance(longest, int):
         return {"max_input_len": longest}
     output = min(DEFAULT_OUTPUT, total // 2)
@@ -166,13 +173,8 @@ def _flat(document: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 def _nested(flat: dict[str, Any]) -> dict[str, Any]:
     document: dict[str, Any] = {}
     for name, value in flat.items():
-        document = _merged(document, name, value)
+        document = with_argument(document, name, value)
     return document
-
-
-def _merged(document: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
-    part, _, inner = name.partition(".")
-    return {**document, part: {**document.get(part, {}), inner: value} if inner else value}
 
 
 def _document(

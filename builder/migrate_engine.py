@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from builder.compat import Era
 from builder.lint.parameters import BOOLEANS
 from builder.lint.repository import Model, Repository, type_name
-from builder.migrate_rows import Era, Reading, Row, instances, is_setting
+from builder.migrate_rows import Reading, Row, is_setting, lengths, with_argument
 from common.triton_settings import TritonSettings
 
 # What the package and render decide; a value in the old repository has no say.
@@ -74,18 +75,16 @@ def read_engine(repository: Repository, engine: Model, to: Era) -> Reading:
             reading.settings[row.key] = row.value
             reading.rows.append(row)
         else:
-            reading.rows.append(_pytorch_row(row, reading.arguments))
+            reading.rows.append(_as_argument(row, reading))
     return reading
 
 
-def _pytorch_row(row: Row, arguments: dict[str, Any]) -> Row:
+def _as_argument(row: Row, reading: Reading) -> Row:
     """Turn a setting into an argument of tensorrt_llm.LLM, where there is one; its default needs none."""
     if row.key not in LLM_ARGUMENTS:
         return Row(row.model, row.key, row.value, "dropped", "the PyTorch runtime has no such setting")
     name, read = LLM_ARGUMENTS[row.key]
-    part, _, inner = name.partition(".")
-    value = read(row.value)
-    arguments.update({part: {**arguments.get(part, {}), inner: value} if inner else value})
+    reading.arguments = with_argument(reading.arguments, name, read(row.value))
     return Row(row.model, row.key, row.value, "changed", f"is {name} of tensorrt_llm.LLM now")
 
 
@@ -132,9 +131,9 @@ def _text_rows(repository: Repository) -> Iterator[Row]:
         if model.config.backend != "python" or model.is_engine:
             continue
         if model.name.endswith("preprocessing"):
-            yield Row(model.name, "preprocessing_instance_count", str(instances(model)), "carried")
+            yield Row(model.name, "preprocessing_instance_count", str(model.instances), "carried")
         if model.parameter("tensorrt_llm_model_name") is not None:
-            yield Row(model.name, "bls_instance_count", str(instances(model)), "carried")
+            yield Row(model.name, "bls_instance_count", str(model.instances), "carried")
         for key in ("add_special_tokens", "skip_special_tokens", "accumulate_tokens"):
             value = model.parameter(key)
             if value and "${" not in value and is_setting(key, value):
@@ -171,10 +170,4 @@ def _engine_sizes(engine: Model) -> dict[str, Any]:
     }
     found = {key: size for key, size in sizes.items() if isinstance(size, int) and size > 1}
     dtype = {"dtype": model["dtype"]} if model.get("dtype") in DTYPES else {}
-    return {**_lengths(build.get("max_input_len"), build.get("max_seq_len")), **dtype, **found}
-
-
-def _lengths(longest: Any, total: Any) -> dict[str, int]:
-    if not isinstance(longest, int) or not isinstance(total, int) or not 0 < longest < total:
-        return {}
-    return {"max_input_len": longest, "max_output_len": total - longest}
+    return {**lengths(build.get("max_input_len"), build.get("max_seq_len")), **dtype, **found}

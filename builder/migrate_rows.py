@@ -8,10 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from builder.lint.repository import Model
 from common.triton_settings import TritonSettings
 
-Era = Literal["engine", "pytorch"]
 Outcome = Literal["carried", "changed", "dropped"]
 
 
@@ -62,5 +60,14 @@ def is_setting(key: str, value: Any) -> bool:
     return True
 
 
-def instances(model: Model) -> int:
-    return sum(max(group.count, 1) for group in model.config.instance_group) or 1
+def lengths(longest: Any, total: Any) -> dict[str, int]:
+    """Limits of prompt and answer out of a prompt limit and one for both; none where these say nothing."""
+    if not isinstance(longest, int) or not isinstance(total, int) or not 0 < longest < total:
+        return {}
+    return {"max_input_len": longest, "max_output_len": total - longest}
+
+
+def with_argument(arguments: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
+    """Arguments of tensorrt_llm.LLM with one more; `a.b` is the part b of the argument a."""
+    part, _, inner = name.partition(".")
+    return {**arguments, part: {**arguments.get(part, {}), inner: value} if inner else value}

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from builder.compat import Era
 from builder.package import load_package
 from common.config import DeployConfig, Engine, ModelConfig
 from common.errors import UsageError
 from common.paths import home
 from runtime.environments import registry
-from runtime.launchers.request import Era
 from runtime.launchers.service import LaunchOptions
 
 Environments = dict[Engine, str]

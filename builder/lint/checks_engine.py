@@ -82,10 +82,9 @@ def _combinations(model: Model) -> Iterator[Finding]:
 
 
 def check_devices(model: Model) -> Iterator[Finding]:
-    instances = sum(max(group.count, 1) for group in model.config.instance_group) or 1
     sets = _device_sets(model)
-    if instances > 1 and len(sets) != instances:
-        message = f"{instances} instances, but gpu_device_ids names {len(sets)} sets of GPUs"
+    if model.instances > 1 and len(sets) != model.instances:
+        message = f"{model.instances} instances, but gpu_device_ids names {len(sets)} sets of GPUs"
         yield model.find("EW313", message, at="instance_group")
 
 

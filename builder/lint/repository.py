@@ -63,6 +63,10 @@ class Model:
         return bool(self.config.model_transaction_policy.decoupled)
 
     @property
+    def instances(self) -> int:
+        return sum(max(group.count, 1) for group in self.config.instance_group) or 1
+
+    @property
     def versions(self) -> list[Path]:
         return sorted(path for path in self.folder.iterdir() if path.is_dir() and path.name.isdigit())
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from builder.compat import Era
 from common.config import Engine
 from runtime.launch import Command
 from runtime.ports import TritonPorts
 
-Era = Literal["engine", "pytorch"]
 Launcher = Literal["local", "pytriton", "docker"]
 LauncherChoice = Literal["auto", "local", "pytriton", "docker"]
 Parallel = Literal["single", "leader", "orchestrator", "llmapi"]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
+from builder.compat import Era
 from builder.package import Package
 from common.config import Engine
-from runtime.launchers.request import Era, ServedModel
+from runtime.launchers.request import ServedModel
 
 RANK_FILE = re.compile(r"(?:checkpoint/rank\d+\.safetensors|engine/rank\d+\.engine)")
 

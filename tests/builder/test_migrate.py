@@ -11,7 +11,8 @@ from typing import get_args
 
 import pytest
 
-from builder.migrate import Era, migrate
+from builder.compat import Era
+from builder.migrate import migrate
 from common.config import parse_config
 from common.errors import RepositoryError
 from common.paths import SOURCE_ROOT

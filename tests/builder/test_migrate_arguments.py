@@ -13,8 +13,9 @@ from typing import Any, get_args
 import pytest
 import yaml
 
+from builder.compat import Era
 from builder.llm_args import parse_llm_options
-from builder.migrate import Era, Migration, migrate
+from builder.migrate import Migration, migrate
 from builder.render import render
 from common.config import parse_config
 from common.errors import RepositoryError
