@@ -61,7 +61,7 @@ def make_tokenizer(folder: Path, vocab: int) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
 
 
-def make_package(shape: Shape, engine: str, folder: Path, lengths: tuple[int, int]) -> Path:
+def make_package(shape: Shape, engine: str, folder: Path, lengths: tuple[int, int], tp_size: int) -> Path:
     """Checkpoint and package; returns the checkpoint."""
     source = folder / "hf"
     source.mkdir()
@@ -74,6 +74,7 @@ def make_package(shape: Shape, engine: str, folder: Path, lengths: tuple[int, in
         max_batch_size=256,
         max_input_len=lengths[0],
         max_output_len=lengths[1],
+        tp_size=tp_size,
     )
     cpu = engine == "cpu"
     convert(replace(request, stage="checkpoint") if cpu else replace(request, runtime="pytorch"))
@@ -193,7 +194,7 @@ def measure_shape(name: str, options: argparse.Namespace) -> dict[str, Any]:
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(dir=options.folder) as made:
         folder = Path(made)
-        source = make_package(SHAPES[name], options.engine, folder, lengths)
+        source = make_package(SHAPES[name], options.engine, folder, lengths, options.tp_size)
         if "bare" in options.layers:
             with GpuWatch() as watch:
                 target = source if options.engine != "cpu" else folder / "package"
