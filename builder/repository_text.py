@@ -15,6 +15,7 @@ from common.paths import SOURCE_ROOT
 DECODING = ("common/__init__.py", "common/detokenize.py", "common/errors.py")
 CHAT = ("proxy/__init__.py", "proxy/chat.py")
 STOPS = ("proxy/__init__.py", "proxy/stops.py")
+STREAM_STARTS = "shared/stream_starts.py"
 BLS_THREADS_PER_SLOT = 2
 TOKENIZER_JSON = "tokenizer.json"
 TOKENIZER_FILES = (
@@ -46,7 +47,7 @@ def prompt_parameters(target: Target) -> dict[str, Any]:
 
 
 def preprocessing_files(target: Target) -> dict[str, bytes]:
-    code = python_model("preprocessing", (*DECODING, *CHAT))
+    code = python_model("preprocessing", (*DECODING, *CHAT), STREAM_STARTS)
     return {**code, **tokenizer_files(target.package, TOKENIZER_FILES)}
 
 
@@ -55,7 +56,7 @@ def postprocessing_parameters(target: Target) -> dict[str, Any]:
 
 
 def postprocessing_files(target: Target) -> dict[str, bytes]:
-    code = python_model("postprocessing", DECODING)
+    code = python_model("postprocessing", DECODING, STREAM_STARTS)
     return {**code, **tokenizer_files(target.package, (TOKENIZER_JSON,))}
 
 
@@ -79,21 +80,20 @@ def bls_files(target: Target) -> dict[str, bytes]:
     return {**code, **tokenizer_files(target.package, (TOKENIZER_JSON,))}
 
 
-def python_model(kind: str, shared: Iterable[str]) -> dict[str, bytes]:
+def python_model(kind: str, modules: Iterable[str], *beside: str) -> dict[str, bytes]:
     """The Python files of a text model, and the modules of ours that it imports, under their own names.
+
+    Args:
+        beside: files of other template folders that go beside its own.
 
     Raises:
         RepositoryError: the template folder has no model.py.
     """
-    sources = (source for folder in (kind, "shared") for source in sorted((TEMPLATES / folder).glob("*.py")))
+    sources = [*sorted((TEMPLATES / kind).glob("*.py")), *(TEMPLATES / name for name in beside)]
     own = {source.name: source.read_bytes() for source in sources}
     if "model.py" not in own:
         raise RepositoryError(f"{TEMPLATES / kind} has no model.py.", hint="Restore the checkout.")
-    return {**own, **source_files(shared)}
-
-
-def source_files(names: Iterable[str]) -> dict[str, bytes]:
-    return {name: (SOURCE_ROOT / name).read_bytes() for name in names}
+    return {**own, **{name: (SOURCE_ROOT / name).read_bytes() for name in modules}}
 
 
 def tokenizer_files(package: Package, names: Iterable[str]) -> dict[str, bytes]:

@@ -17,14 +17,13 @@ from builder.repository_text import (
     TOKENIZER_FILES,
     prompt_parameters,
     python_model,
-    source_files,
     tokenizer_files,
 )
 from builder.repository_worker import WORKER_FILE, bridge_files, worker_json
 
 MODEL_YAML = "model.yaml"
 VLLM_ARGUMENTS = "model.json"
-PROMPTS = "templates/preprocessing/prompts.py"
+PROMPTS = "preprocessing/prompts.py"
 WITH_LORA_AND_IMAGES = (1, 3)  # inputs that upstream's llmapi model has since then
 
 
@@ -47,12 +46,10 @@ def llmapi_parameters(target: Target) -> dict[str, Any]:
 def llmapi_files(target: Target) -> dict[str, bytes]:
     """ew's text model over its bridge; for PyTorch packages also model.yaml, for upstream's own model.py."""
     arguments = _llm_arguments(target)
-    code = python_model("llmapi", dict.fromkeys((*DECODING, *CHAT, *STOPS)))
-    prompts = {Path(name).name: content for name, content in source_files((PROMPTS,)).items()}
+    code = python_model("llmapi", (*DECODING, *CHAT, *STOPS), PROMPTS)
     return {
         **bridge_files(model_name="bridge.py"),
-        **{name: content for name, content in code.items() if name != "stream_starts.py"},
-        **prompts,
+        **code,
         **tokenizer_files(target.package, TOKENIZER_FILES),
         WORKER_FILE: worker_json(target),
         **({MODEL_YAML: _model_yaml(arguments)} if arguments else {}),
