@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -20,13 +20,12 @@ from runtime.launch import Command
 from runtime.launchers import LaunchPlan
 from runtime.processes import ProcessRef, terminate
 from runtime.state import Server, Service
-from runtime.teardown import take_down, take_down_server
+from runtime.teardown import Progress, take_down, take_down_server
 
 READY_POLL_SECONDS = 0.05
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 PROXY_END_SECONDS = 2.0
 
-Progress = Callable[[str], None]
 Sockets = Mapping[str, list[socket.socket]]
 
 

@@ -77,7 +77,7 @@ def proxy_command(service: Service, config: Path) -> Command:
         ),
         home().logs / "proxy.log",
         {
-            "PYTHONPATH": _joined(SOURCE_ROOT, name="PYTHONPATH"),
+            "PYTHONPATH": prefixed("PYTHONPATH", SOURCE_ROOT),
             "EW_HOME": str(home().root),
             SERVICE_VARIABLE: service.service_id,
         },
@@ -98,6 +98,7 @@ def libpython_folder() -> Path:
     return Path(folder)
 
 
-def _joined(*first: Path, name: str) -> str:
+def prefixed(name: str, *first: Path) -> str:
+    """A path variable of ours with folders put before what it holds."""
     old = [os.environ[name]] if os.environ.get(name) else []
     return os.pathsep.join([*map(str, first), *old])

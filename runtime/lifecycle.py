@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -22,14 +22,14 @@ from runtime.models import resolve_models, save_new_entries
 from runtime.ports import TritonPorts
 from runtime.processes import boot_id
 from runtime.state import Server, Service
-from runtime.teardown import choose, clean_up_remains, take_down, take_down_server
+from runtime.teardown import Progress, choose, clean_up_remains, take_down, take_down_server
+from worker.backend import install_backend
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8080
 MODEL_KINDS = ("", "-preprocessing", "-tensorrt_llm", "-postprocessing", "-tensorrt_llm_bls")
 
-Progress = Callable[[str], None]
-Reserved = dict[str, list[socket.socket]]  # ports by server id, or "proxy"
+Reserved = dict[str, list[socket.socket]]  # what keeps ports, by a group's number or "proxy"
 
 
 @dataclass(frozen=True)
@@ -319,7 +319,6 @@ def _prepare(config: DeployConfig, draft: Draft) -> None:
     # Imported here: `ew stop` and `ew status` need neither templates nor protobuf.
     from builder.render import render
     from proxy.keys import ensure_first_key
-    from worker.backend import install_backend
 
     models = [model for server in draft.new_servers for model in server.models]
     if models:

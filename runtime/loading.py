@@ -5,12 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-import psutil
-
 from common.errors import ServiceError, UsageError
 from runtime import client, nvidia, state
 from runtime.processes import ProcessRef, wait_gone
-from runtime.roles import worker_name
+from runtime.roles import memory_of, worker_name
 from runtime.state import Service
 
 DRAIN_SECONDS = 30.0
@@ -41,7 +39,8 @@ def unload(model: str, drain_seconds: float = DRAIN_SECONDS) -> LoadReport:
     began = time.monotonic()
     service = _serving(model)
     workers = workers_of(service, model)
-    memory, gpu_memory = sum(map(_memory, workers)), _gpu_memory(service, model, workers)
+    memory = sum(memory_of(worker.pid) for worker in workers)
+    gpu_memory = _gpu_memory(service, model, workers)
     found = client.set_loaded(client.of_service(service), model, loaded=False)
     patience = drain_seconds + WORKER_END_SECONDS
     if left := wait_gone(workers, patience):
@@ -84,10 +83,3 @@ def _gpu_memory(service: Service, model: str, workers: list[ProcessRef]) -> int:
         return 0
     held = nvidia.memory_by_process()
     return sum(held.get(worker.pid, 0) for worker in workers)
-
-
-def _memory(process: ProcessRef) -> int:
-    try:
-        return int(psutil.Process(process.pid).memory_full_info().pss)
-    except psutil.Error:
-        return 0

@@ -1,4 +1,4 @@
-"""What a process of a service is: which model's worker or stub."""
+"""What a process of a service is: which model's worker or stub, and how large."""
 
 from __future__ import annotations
 
@@ -20,6 +20,14 @@ def role_of(pid: int) -> str:
 def worker_name(pid: int) -> str | None:
     """The model that a worker process serves; None for every other process."""
     return _model_of_worker(_command(pid))
+
+
+def memory_of(pid: int) -> int:
+    """Its memory in bytes, what it shares with others in proportion; 0 when it is gone."""
+    try:
+        return int(psutil.Process(pid).memory_full_info().pss)
+    except psutil.Error:
+        return 0
 
 
 def _command(pid: int) -> list[str]:

@@ -11,7 +11,7 @@ import psutil
 
 from runtime import logs, nvidia, probe, state, versions
 from runtime.processes import ProcessRef
-from runtime.roles import role_of, worker_name
+from runtime.roles import memory_of, role_of, worker_name
 from runtime.state import Server, Service
 
 LOG_LINES = 2000  # of each log, in which the last error is looked for
@@ -125,7 +125,7 @@ def _engine(server: Server, gpu_memory: GpuMemory) -> EngineStatus:
         tritonserver=probe.triton_facts(server.ports.http).get("version"),
         ports=dict(vars(server.ports)),
         models=server.models,
-        host_memory=sum(map(_memory, pids)),
+        host_memory=sum(map(memory_of, pids)),
         gpu_memory=_gpu_sum(pids, gpu_memory),
     )
 
@@ -169,7 +169,7 @@ def _model(
         queued=_whole(requests["waiting"]),
         served=_whole(probe.sample(samples, "nv_inference_request_success", model=engine)) or 0,
         tokens_per_second=probe.sample(samples, BATCHER, **speed),
-        host_memory=sum(map(_memory, pids)) if worker else None,
+        host_memory=sum(map(memory_of, pids)) if worker else None,
         gpu_memory=_gpu_sum(pids, gpu_memory) if worker else None,
         last_error=_last_error(model, index.get(engine, {})),
     )
@@ -202,7 +202,7 @@ def _last_error(model: str, entry: dict[str, str]) -> str | None:
 
 def _processes(service: Service) -> list[ProcessStatus]:
     known = [
-        ProcessStatus(role, process.pid, _memory(process.pid), process.alive)
+        ProcessStatus(role, process.pid, memory_of(process.pid), process.alive)
         for role, process in service.main_processes()
     ]
     main_pids = {process.pid for process in known}
@@ -211,14 +211,7 @@ def _processes(service: Service) -> list[ProcessStatus]:
 
 
 def _other(process: ProcessRef) -> ProcessStatus:
-    return ProcessStatus(role_of(process.pid), process.pid, _memory(process.pid))
-
-
-def _memory(pid: int) -> int:
-    try:
-        return int(psutil.Process(pid).memory_full_info().pss)
-    except psutil.Error:
-        return 0
+    return ProcessStatus(role_of(process.pid), process.pid, memory_of(process.pid))
 
 
 def _with_children(pid: int) -> list[int]:

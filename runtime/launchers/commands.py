@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from runtime.launch import Command
+from runtime.launch import Command, prefixed
 from runtime.launchers.arguments import parallel_environment, server_arguments, with_parallel
 from runtime.launchers.machine import LocalServer
 from runtime.launchers.request import LOG_NAME, LaunchRequest, Parallel
@@ -68,8 +67,8 @@ def pytriton_command(
         (str(wheel / "bin" / "tritonserver"), *arguments),
         request.logs / f"{LOG_NAME}.log",
         {
-            "LD_LIBRARY_PATH": _joined("LD_LIBRARY_PATH", libraries, stub_libraries),
-            "PATH": _joined("PATH", stub_python.parent),
+            "LD_LIBRARY_PATH": prefixed("LD_LIBRARY_PATH", libraries, stub_libraries),
+            "PATH": prefixed("PATH", stub_python.parent),
             **bridge_environment(request, str(request.worker_python or stub_python)),
             **gpu_environment(gpus),
         },
@@ -163,8 +162,3 @@ def _container_environment(
 def hf_cache_folder(settings: Mapping[str, str]) -> Path:
     """Where Hugging Face's libraries keep downloads."""
     return Path(settings.get("HF_HOME") or Path(settings.get("HOME", "/tmp")) / ".cache" / "huggingface")
-
-
-def _joined(name: str, *first: Path) -> str:
-    old = [os.environ[name]] if os.environ.get(name) else []
-    return os.pathsep.join([*map(str, first), *old])
