@@ -7,9 +7,9 @@ import re
 from typing import Any
 
 from runtime.k8s import pods
+from runtime.k8s.decisions import Decisions
 from runtime.k8s.pods import Document
-from runtime.k8s.pool import Pool
-from runtime.k8s.sizing import Resources, quantity
+from runtime.k8s.sizing import Resources, build_resources, quantity
 from runtime.k8s.values import Values
 
 HUB_CACHE = f"{pods.MODELS}/.hub"
@@ -19,10 +19,9 @@ KEEP_SECONDS = 7 * 24 * 3600
 FINAL_CODES = [2, 3, 4, 8]
 
 
-def build_job(
-    model_id: str, arguments: list[str], path: str, pool: Pool, values: Values, size: Resources
-) -> Document:
+def build_job(model_id: str, decided: Decisions) -> Document:
     """One job for each package; its name carries the package's key: a job's template never changes."""
+    path = decided.paths[model_id]
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -42,7 +41,7 @@ def build_job(
             },
             "template": {
                 "metadata": {"labels": dict(pods.BUILD), "annotations": {"ew/package": path}},
-                "spec": _pod(arguments, pool, values, size),
+                "spec": _pod(model_id, decided),
             },
         },
     }
@@ -53,7 +52,9 @@ def job_name(model_id: str, path: str) -> str:
     return f"ew-build-{plain[:40].rstrip('-')}-{path[-8:]}"
 
 
-def _pod(arguments: list[str], pool: Pool, values: Values, size: Resources) -> Document:
+def _pod(model_id: str, decided: Decisions) -> Document:
+    arguments = decided.convert_arguments(model_id, decided.paths[model_id])
+    size = build_resources(decided.needs[model_id], decided.pool.era)
     spec: Document = {
         "restartPolicy": "Never",
         "serviceAccountName": pods.NAME,
@@ -61,12 +62,12 @@ def _pod(arguments: list[str], pool: Pool, values: Values, size: Resources) -> D
         "enableServiceLinks": False,
         "securityContext": copy.deepcopy(pods.POD_CONFINED),
         "terminationGracePeriodSeconds": 60,
-        "containers": [_container(arguments, values, size)],
+        "containers": [_container(arguments, decided.values, size)],
         "volumes": _volumes(size),
     }
     if size.gpus:
         spec["tolerations"] = copy.deepcopy(pods.TOLERATIONS)
-    return {**spec, **pods.placement(pool, values)}
+    return {**spec, **pods.placement(decided.pool, decided.values)}
 
 
 def _container(arguments: list[str], values: Values, size: Resources) -> Document:

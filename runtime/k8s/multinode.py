@@ -10,9 +10,8 @@ import copy
 from typing import Any
 
 from runtime.k8s import pods
-from runtime.k8s.commands import Lifetime
+from runtime.k8s.decisions import Decisions
 from runtime.k8s.pods import Document
-from runtime.k8s.pool import Pool
 from runtime.k8s.sizing import Resources
 from runtime.k8s.values import Values
 
@@ -73,24 +72,16 @@ OPEN_MPI = {
 }
 
 
-def resources(
-    base: Document,
-    patch: Document,
-    model_ids: list[str],
-    size: Resources,
-    life: Lifetime,
-    values: Values,
-    pool: Pool,
-) -> list[Document]:
+def resources(base: Document, patch: Document, decided: Decisions) -> list[Document]:
     """The LeaderWorkerSet and what its ranks need; `base` is the Deployment that it replaces."""
     leader = pods.merged(base["spec"]["template"], patch)
-    leader = pods.merged(leader, _leader_patch(size, values))
+    leader = pods.merged(leader, _leader_patch(decided.size, decided.values))
     leader["spec"]["tolerations"] = copy.deepcopy(pods.TOLERATIONS)
-    worker = _worker(leader, model_ids, size, life)
-    return [_set(leader, worker, values, pool), _ssh_files(), _network_policy()]
+    worker = _worker(leader, decided)
+    return [_set(leader, worker, decided), _ssh_files(), _network_policy()]
 
 
-def _set(leader: Document, worker: Document, values: Values, pool: Pool) -> Document:
+def _set(leader: Document, worker: Document, decided: Decisions) -> Document:
     spec: Document = {
         "startupPolicy": "LeaderCreated",  # the leader waits for its workers itself
         "networkConfig": {"subdomainPolicy": "Shared"},
@@ -99,14 +90,14 @@ def _set(leader: Document, worker: Document, values: Values, pool: Pool) -> Docu
             "rollingUpdateConfiguration": {"maxUnavailable": 0, "maxSurge": 1},
         },
         "leaderWorkerTemplate": {
-            "size": pool.nodes,
+            "size": decided.pool.nodes,
             "restartPolicy": "RecreateGroupOnPodRestart",  # MPI cannot take a lost rank back
             "leaderTemplate": leader,
             "workerTemplate": worker,
         },
     }
-    if values.autoscaler == "none":
-        spec["replicas"] = values.min_replicas or 1
+    if not decided.is_autoscaled:
+        spec["replicas"] = decided.replicas[0]
     metadata = {"name": pods.NAME, "labels": dict(pods.SERVER)}
     return {"apiVersion": API, "kind": "LeaderWorkerSet", "metadata": metadata, "spec": spec}
 
@@ -147,11 +138,11 @@ def _ssh_mounts() -> list[dict[str, Any]]:
     ]
 
 
-def _worker(leader: Document, model_ids: list[str], size: Resources, life: Lifetime) -> Document:
+def _worker(leader: Document, decided: Decisions) -> Document:
     """The leader's pod with sshd in place of the service."""
     spec = copy.deepcopy(leader["spec"])
     server = next(item for item in spec["containers"] if item["name"] == "server")
-    models = " ".join(f"--model {model_id}" for model_id in model_ids)
+    models = " ".join(f"--model {model_id}" for model_id in decided.paths)
     kept = [mount for mount in server["volumeMounts"] if mount["name"] != "keys"]
     rank: Document = {
         "name": "rank",
@@ -160,7 +151,7 @@ def _worker(leader: Document, model_ids: list[str], size: Resources, life: Lifet
         "command": ["/bin/sh", "-ec", SERVE_RANKS.format(models=models, mpi=MPI)],
         "ports": [{"name": "ssh", "containerPort": SSH_PORT, "protocol": "TCP"}],
         "readinessProbe": {"tcpSocket": {"port": "ssh"}, "periodSeconds": 5, "timeoutSeconds": 5},
-        "resources": pods.requirements(size),
+        "resources": pods.requirements(decided.size),
         "lifecycle": {"preStop": {"exec": {"command": ["/bin/sh", "-c", UNTIL_RANKS_END]}}},
         "securityContext": copy.deepcopy(pods.CONFINED),
         "volumeMounts": kept,
@@ -168,7 +159,7 @@ def _worker(leader: Document, model_ids: list[str], size: Resources, life: Lifet
     spec["containers"] = [rank]
     spec["initContainers"] = [item for item in spec["initContainers"] if item["name"] == "packages"]
     spec["volumes"] = [volume for volume in spec["volumes"] if volume["name"] != "keys"]
-    spec["terminationGracePeriodSeconds"] = life.grace + 15
+    spec["terminationGracePeriodSeconds"] = decided.life.grace + 15
     del spec["topologySpreadConstraints"]  # they are the leaders'; a group's workers take what is free
     return {"metadata": {"labels": dict(RANK)}, "spec": spec}
 

@@ -6,7 +6,8 @@ import copy
 import math
 from typing import Any
 
-from runtime.k8s.commands import Lifetime
+from runtime.k8s import commands
+from runtime.k8s.decisions import Decisions
 from runtime.k8s.pool import Pool
 from runtime.k8s.sizing import Resources, quantity
 from runtime.k8s.values import Values
@@ -55,28 +56,27 @@ def requirements(resources: Resources, *, disk: str = "8Gi") -> Document:
     }
 
 
-def server_patch(
-    arguments: list[str], wait: str, resources: Resources, life: Lifetime, values: Values, pool: Pool
-) -> Document:
+def server_patch(decided: Decisions) -> Document:
     """What a served pod's template gets from config and plan; merges by container and volume name."""
+    life, size, values = decided.life, decided.size, decided.values
     spec: Document = {
         "terminationGracePeriodSeconds": life.grace,
-        "initContainers": [package_waiter(wait)],
+        "initContainers": [package_waiter(commands.wait_script(decided.paths, decided.pool))],
         "containers": [
             {
                 "name": "server",
-                "args": arguments,
-                "resources": requirements(resources),
+                "args": commands.start_arguments(decided.config, values, life),
+                "resources": requirements(size),
                 "startupProbe": {"failureThreshold": math.ceil(life.startup / STARTUP_PERIOD)},
                 "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(life.pre_stop)]}}},
             }
         ],
         "volumes": [
-            {"name": "shm", "emptyDir": {"sizeLimit": quantity(resources.shm)}},
+            {"name": "shm", "emptyDir": {"sizeLimit": quantity(size.shm)}},
             {"name": "keys", "secret": {"secretName": values.keys_secret}},
         ],
     }
-    spec.update(placement(pool, values))
+    spec.update(placement(decided.pool, values))
     return {"metadata": {"annotations": {LOAD_NOTE: str(life.load)}}, "spec": spec}
 
 

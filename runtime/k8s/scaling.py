@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from runtime.k8s import multinode
+from runtime.k8s.decisions import Decisions
 from runtime.k8s.pods import NAME, Document
 from runtime.k8s.pool import Pool
 from runtime.k8s.values import Values
 
+HPA_API = ("autoscaling/v2", "HorizontalPodAutoscaler")
 WAITING_METRIC = "ew_waiting_requests"
 KV_CACHE_METRIC = "ew_kv_cache_use"
 WAITING_QUERY = 'sum(nv_trt_llm_request_metrics{{namespace="{namespace}",request_type="waiting"}})'
@@ -16,49 +18,30 @@ KV_CACHE_QUERY = (
 )
 
 
-def replica_range(values: Values, pool: Pool) -> tuple[int, int]:
-    fewest = values.min_replicas or (1 if pool.nodes > 1 else 2)
-    return fewest, max(values.max_replicas or 2 * fewest, fewest)
-
-
 def target(pool: Pool) -> Document:
     if pool.nodes > 1:
         return {"apiVersion": multinode.API, "kind": "LeaderWorkerSet", "name": NAME}
     return {"apiVersion": "apps/v1", "kind": "Deployment", "name": NAME}
 
 
-def scaling_patch(values: Values, pool: Pool) -> Document:
+def scaling_patch(decided: Decisions) -> Document:
     """For the HorizontalPodAutoscaler or the ScaledObject of the base."""
-    fewest, most = replica_range(values, pool)
+    values, (fewest, most) = decided.values, decided.replicas
     if values.autoscaler == "keda":
-        spec = {
-            "scaleTargetRef": target(pool),
-            "minReplicaCount": fewest,
-            "maxReplicaCount": most,
-            "triggers": _triggers(values),
-        }
-        return {
-            "apiVersion": "keda.sh/v1alpha1",
-            "kind": "ScaledObject",
-            "metadata": {"name": NAME},
-            "spec": spec,
-        }
-    spec = {
-        "scaleTargetRef": target(pool),
-        "minReplicas": fewest,
-        "maxReplicas": most,
-        "metrics": [
-            _metric(WAITING_METRIC, str(values.waiting_target)),
-            _metric(KV_CACHE_METRIC, f"{round(values.kv_cache_target * 1000)}m"),
-        ],
-    }
-    metadata = {"name": NAME}
-    return {
-        "apiVersion": "autoscaling/v2",
-        "kind": "HorizontalPodAutoscaler",
-        "metadata": metadata,
-        "spec": spec,
-    }
+        api, kind = "keda.sh/v1alpha1", "ScaledObject"
+        spec = {"minReplicaCount": fewest, "maxReplicaCount": most, "triggers": _triggers(values)}
+    else:
+        api, kind = HPA_API
+        spec = {"minReplicas": fewest, "maxReplicas": most, "metrics": _metrics(values)}
+    spec = {"scaleTargetRef": target(decided.pool), **spec}
+    return {"apiVersion": api, "kind": kind, "metadata": {"name": NAME}, "spec": spec}
+
+
+def _metrics(values: Values) -> list[Document]:
+    return [
+        _metric(WAITING_METRIC, str(values.waiting_target)),
+        _metric(KV_CACHE_METRIC, f"{round(values.kv_cache_target * 1000)}m"),
+    ]
 
 
 def _metric(name: str, average: str) -> Document:
