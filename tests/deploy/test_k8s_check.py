@@ -179,3 +179,12 @@ def test_without_schemas_it_says_that_they_were_not_used(
     path.write_text(yaml.safe_dump_all(overlay("cpu").objects))
     result = check([str(path)])
     assert not result.failed and result.checks["schemas"].startswith("not run")
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [(f"{SERVER}/args", ["start", "--port", "a"]), (f"{POD}/volumes", "none"), ("metadata/labels", 7)],
+)
+def test_a_field_of_another_kind_ends_no_check(path: str, value: Any) -> None:
+    found = examine(changed("cpu", DEPLOYMENT, path, value), VALIDATOR, VERSIONS)
+    assert any("a field is not of its kind" in one.message or one.rule == "schema" for one in found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from common.config import DeployConfig, parse_config
+from common.config import DeployConfig, ModelConfig, parse_config
 from common.errors import ConfigError
 from runtime.k8s.manifests import Manifests, Pods, arguments_of, at, name_of, option, options
 from runtime.k8s.policy.rules import Complaints, rule
@@ -63,14 +63,10 @@ def config(manifests: Manifests) -> Complaints:
 def packages(manifests: Manifests) -> Complaints:
     made = {option(arguments_of(item), "--output") for pods in manifests.pods() for item in pods.containers}
     for pods in manifests.servers():
-        try:
-            served = _config_of(pods, manifests)
-        except (ConfigError, ValueError):
-            continue  # the rule config names it
         waits = " ".join(
             str(part) for item in pods.spec.get("initContainers") or [] for part in item.get("command") or []
         )
-        for model_id, model in (served.models if served else {}).items():
+        for model_id, model in _models_of(pods, manifests).items():
             if model.model_path not in waits:
                 yield pods.name, f"It does not wait for {model.model_path} ({model_id})."
             if model.model_path not in made:
@@ -100,16 +96,21 @@ def job_name(manifests: Manifests) -> Complaints:
 @rule("nodes", "A copy over several nodes has as many GPUs as its models need.")
 def nodes(manifests: Manifests) -> Complaints:
     for pods in manifests.servers():
-        try:
-            served = _config_of(pods, manifests)
-        except (ConfigError, ValueError):
-            continue  # the rule config names it
         size = at(pods.owner, "spec", "leaderWorkerTemplate", "size") or 1
         have = int(at(pods.server, "resources", "limits", "nvidia.com/gpu") or 0) * size
-        for model_id, model in (served.models if served else {}).items():
+        for model_id, model in _models_of(pods, manifests).items():
             need = model.tensor_parallel_size * model.pipeline_parallel_size if model.engine != "cpu" else 0
             if need > have:
                 yield pods.name, f"{model_id} needs {need} GPUs; a copy has {have}."
+
+
+def _models_of(pods: Pods, manifests: Manifests) -> dict[str, ModelConfig]:
+    """The models of its config; none where that is not valid, which is for the rule `config` to say."""
+    try:
+        served = _config_of(pods, manifests)
+    except (ConfigError, ValueError):
+        return {}
+    return served.models if served else {}
 
 
 def _config_of(pods: Pods, manifests: Manifests) -> DeployConfig | None:

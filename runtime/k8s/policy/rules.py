@@ -47,6 +47,13 @@ def rule(rule_id: str, title: str) -> Callable[[Check], Check]:
 
 def apply(manifests: Manifests) -> list[Finding]:
     """What every rule finds, in the order of the rules."""
-    return [
-        Finding(each.id, name, message) for each in RULES.values() for name, message in each.check(manifests)
-    ]
+    return [finding for each in RULES.values() for finding in _judged(each, manifests)]
+
+
+def _judged(each: Rule, manifests: Manifests) -> list[Finding]:
+    try:
+        return [Finding(each.id, name, message) for name, message in each.check(manifests)]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        # Anybody's manifests may have a text where a rule expects a number, or a list for a map.
+        message = f"The rule cannot be applied, because a field is not of its kind: {error!r}."
+        return [Finding(each.id, "the manifests", message)]
