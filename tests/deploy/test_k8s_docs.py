@@ -35,7 +35,7 @@ def test_titles_are_those_of_the_rules() -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_values_exist(page: str) -> None:
     text = PAGES[page]
-    section = re.split(r"^## (?:Values|取值)$", text, flags=re.MULTILINE)[1].split("\n## ")[0]
+    section = re.split(r"^## (?:Values|参数)$", text, flags=re.MULTILINE)[1].split("\n## ")[0]
     rows = [row.split("|")[1] for row in section.splitlines() if row.startswith("| `")]
     names = {name for row in rows for name in re.findall(r"`([a-z_]+)`", row)}
     assert {"source", "gpu", "drain_seconds", "min_replicas"} <= names
