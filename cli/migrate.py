@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from cli.output import emit, json_option, report_errors
+from common.config import MODEL_ID, ModelConfig, load_config
+from common.errors import ConfigError, EwError, UsageError
+from common.paths import home
 
 if TYPE_CHECKING:
     from builder.migrate import Migration
@@ -46,14 +49,10 @@ def command(
       ./ew migrate /srv/llmapi --to pytorch --model llama
     """
     from builder.migrate import migrate
-    from common.config import ModelConfig
-    from runtime.models import set_entry
 
+    _refuse_id(model_id)
     result = migrate(source, to=to, package=package or f"models/{model_id}", name=source_model)
-    rendered = None
-    if write:
-        set_entry(model_id, ModelConfig.model_validate(result.entry))
-        rendered = _render(model_id, result.entry["model_path"])
+    rendered = _write(model_id, result) if write else None
     document = {
         "models": {model_id: result.entry},
         "rows": [vars(row) for row in result.rows],
@@ -64,12 +63,50 @@ def command(
     emit(document, as_json=as_json, text=_text(model_id, result, rendered))
 
 
+def _refuse_id(model_id: str) -> None:
+    if not MODEL_ID.fullmatch(model_id):
+        raise UsageError(
+            f"{model_id!r} cannot be a model's id.",
+            hint="Use letters (A-Z), digits, '.', '_' and '-', for example llama-3.1-8b.",
+            code="model_id_invalid",
+        )
+
+
+def _write(model_id: str, result: Migration) -> str | None:
+    """Put the entry into deploy/config.json and render it; the same entry may be there already.
+
+    Raises:
+        ConfigError: another entry has that id.
+        EwError: the package cannot be rendered; the entry is written all the same.
+    """
+    from runtime.models import set_entry
+
+    entry = ModelConfig.model_validate(result.entry)
+    _refuse_other_entry(model_id, entry)
+    set_entry(model_id, entry)
+    try:
+        return _render(model_id, entry.model_path)
+    except EwError as error:
+        error.why = f"{error.why.rstrip('.')}. The entry {model_id} is in {home().config} all the same."
+        raise
+
+
+def _refuse_other_entry(model_id: str, entry: ModelConfig) -> None:
+    config = home().config
+    standing = load_config(config).models.get(model_id) if config.exists() else None
+    if standing not in (None, entry):
+        raise ConfigError(
+            f"{config} has another model {model_id!r} already.",
+            why="Its entry would be lost.",
+            hint="Give the new one another id with --model, or remove that entry first.",
+            code="model_id_taken",
+        )
+
+
 def _render(model_id: str, package: str) -> str | None:
     """The repository, where the package is there to render it from."""
     from builder.manifest import MANIFEST_NAME
     from builder.render import render
-    from common.config import load_config
-    from common.paths import home
 
     place = home()
     if not (place.resolve(package) / MANIFEST_NAME).is_file():
