@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -103,7 +104,8 @@ def model_path(target: Target) -> Path:
         raise PackageError(
             f"The package {package.folder} has no TensorRT engine yet.",
             why=package.manifest.engine.reason,
-            hint=" ".join(package.manifest.engine.command) or "Run ./ew convert-trt on a machine with a GPU.",
+            hint=shlex.join(package.manifest.engine.command)
+            or "Run ./ew convert-trt on a machine with a GPU.",
             code="engine_pending",
         )
     return package.engine

@@ -51,7 +51,7 @@ def _manifest(folder: Path, era: str, engine: str, tensorrt_llm: str) -> Manifes
             "sizes": {"max_batch_size": 4, "max_input_len": 64, "max_output_len": 64},
             "runtime": {"era": era, "tensorrt_llm": tensorrt_llm, "reason": "test"},
             "plan": {},
-            "engine": {"state": engine, "reason": "test", "command": ["trtllm-build", "--x"]},
+            "engine": {"state": engine, "reason": "test", "command": ["bash", "-c", "trtllm-build --x"]},
             "files": {
                 path.relative_to(folder).as_posix(): {
                     "sha256": sha256_of(path),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import stat
 from collections.abc import Iterator
 from dataclasses import replace
@@ -84,7 +85,7 @@ def _packages(config: DeployConfig) -> Iterator[Finding]:
             yield found("package_unusable", str(error), where=f"models.{model_id}", fix=error.hint)
             continue
         if package.manifest.engine.state == "pending" and model.engine == "cuda-trt":
-            command = " ".join(package.manifest.engine.command)
+            command = shlex.join(package.manifest.engine.command)
             yield found(
                 "engine_pending",
                 package.manifest.engine.reason,

@@ -149,7 +149,7 @@ def test_native_engine_needs_a_built_engine(home: Home) -> None:
     with pytest.raises(PackageError) as caught:
         render(config_of(m={"engine": "cuda-trt"}), home)
     assert caught.value.code == "engine_pending"
-    assert caught.value.hint == "trtllm-build --x"
+    assert caught.value.hint == "bash -c 'trtllm-build --x'"
     make_package(home.root / "models" / "m", byte_level(), engine="built", tensorrt_llm="1.2.1")
     render(config_of(m={"engine": "cuda-trt"}), home)
     folder = home.repository / "m-tensorrt_llm"
