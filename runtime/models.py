@@ -9,7 +9,7 @@ from typing import Any
 
 from builder.package import Package, load_package
 from common import atomic
-from common.config import DeployConfig, Engine, ModelConfig, load_config, parse_config
+from common.config import MODEL_ID, DeployConfig, Engine, ModelConfig, load_config, parse_config
 from common.errors import ConfigError, UsageError
 from common.paths import home
 
@@ -109,6 +109,13 @@ def _id_of_package(package: Package, config: DeployConfig) -> str | None:
 
 def _new_entry(package: Package, engine: Engine, config: DeployConfig) -> tuple[str, ModelConfig]:
     model_id = package.folder.resolve().name
+    if not MODEL_ID.fullmatch(model_id):
+        raise ConfigError(
+            f"The folder {package.folder} cannot give its name to a model.",
+            why="Model ids hold only letters (A-Z), digits, '.', '_' and '-'.",
+            hint=f"Rename the folder, or add an entry with another id to {home().config}.",
+            code="model_id_invalid",
+        )
     if model_id in config.models:
         raise ConfigError(
             f"The config already has a model {model_id!r} with another package.",

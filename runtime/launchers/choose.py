@@ -35,6 +35,9 @@ def plan_launch(request: LaunchRequest, machine: Machine, *, dry_run: bool = Fal
         EnvironmentProblem: no way works here, or a version does not fit; says which and what to do.
         ResourceError: too few GPUs or too little memory.
     """
+    path_problem = gate.path_problem(request)
+    if path_problem and not dry_run:
+        raise _unusable_path(path_problem)
     launcher, reason = choose_launcher(request, machine, dry_run=dry_run)
     parallel = choose_parallel(request)
     gpus = _gpus(request, machine, dry_run=dry_run)
@@ -50,12 +53,20 @@ def plan_launch(request: LaunchRequest, machine: Machine, *, dry_run: bool = Fal
             hint="Install Open MPI (apt install openmpi-bin libopenmpi-dev), or use --launcher docker.",
             code="mpirun_missing",
         )
-    warnings = [*problems, *gate.warnings(runtime, machine)]
+    warnings = [*filter(None, [path_problem]), *problems, *gate.warnings(runtime, machine)]
     if _computes_without_gpu(request, machine):
         warnings.append("No GPU is visible here: the engine cuda-hf computes on the CPU, slowly.")
     if launcher != "docker" and (small := gate.shm_warning(machine)):
         warnings.append(small)
     return replace(plan, reason=reason, warnings=tuple(warnings))
+
+
+def _unusable_path(problem: str) -> EnvironmentProblem:
+    return EnvironmentProblem(
+        problem,
+        hint="Keep what ew writes in another folder: EW_HOME=/srv/ew ./ew start ... Packages may stay.",
+        code="path_not_ascii",
+    )
 
 
 def choose_launcher(

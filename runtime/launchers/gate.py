@@ -45,6 +45,13 @@ def warnings(runtime: Runtime, machine: Machine) -> list[str]:
     ]
 
 
+def path_problem(request: LaunchRequest) -> str:
+    """Triton's Python stub imports models from the repository; in any locale it knows ASCII paths only."""
+    if str(request.repository).isascii():
+        return ""
+    return f"Triton loads no Python models from {request.repository}: the path has characters beyond ASCII."
+
+
 def shm_warning(machine: Machine) -> str:
     """Triton's Python models pass tensors through /dev/shm; a container's default is 64 MB."""
     if machine.shm is None or machine.shm >= SMALL_SHM:

@@ -50,13 +50,13 @@ def read_settings(arguments: Mapping[str, str], model_config: Mapping[str, Any])
     Raises:
         SettingsError: worker.json is not valid, or there is no package or no worker to run it.
     """
-    version_folder = Path(arguments["model_repository"]) / arguments["model_version"]
+    version_folder = Path(_local(arguments["model_repository"])) / arguments["model_version"]
     document = _read_document(version_folder / "worker.json")
     log_folder = Path(os.environ.get("EW_LOG_DIR") or version_folder)
     return Settings(
         name=arguments["model_name"],
         engine=document.get("engine") or "cpu",
-        python=document.get("python") or os.environ.get("EW_WORKER_PYTHON") or sys.executable,
+        python=_local(document.get("python") or "") or os.environ.get("EW_WORKER_PYTHON") or sys.executable,
         root=_root(document, version_folder),
         package=_package(document, model_config, version_folder),
         options=document.get("options") or {},
@@ -65,6 +65,11 @@ def read_settings(arguments: Mapping[str, str], model_config: Mapping[str, Any])
         start_timeout_s=float(document.get("start_timeout_s") or DEFAULT_START_TIMEOUT_S),
         stall_timeout_s=float(document.get("stall_timeout_s") or DEFAULT_STALL_TIMEOUT_S),
     )
+
+
+def _local(path: str) -> str:
+    """A path as this Python's file functions take it: Triton's stub has ASCII for them in any locale."""
+    return os.fsdecode(path.encode("utf-8", "surrogateescape"))
 
 
 def _read_document(path: Path) -> dict[str, Any]:
@@ -81,7 +86,7 @@ def _read_document(path: Path) -> dict[str, Any]:
 
 def _root(document: Mapping[str, Any], version_folder: Path) -> Path:
     """Where the worker's code is; a relative path in worker.json starts at the version folder."""
-    given = document.get("root") or os.environ.get("EW_ROOT")
+    given = _local(document.get("root") or "") or os.environ.get("EW_ROOT")
     if not given:
         raise SettingsError("Nothing says where the worker is: set root in worker.json, or EW_ROOT.")
     root = (version_folder / given).resolve()
@@ -95,7 +100,7 @@ def _package(document: Mapping[str, Any], model_config: Mapping[str, Any], versi
     given = document.get("package") or (parameters.get("gpt_model_path") or {}).get("string_value")
     if not given or given.startswith("${"):
         raise SettingsError("Nothing says what to serve: set package in worker.json, or gpt_model_path.")
-    package = Path(version_folder / str(given)).resolve()
+    package = Path(version_folder / _local(given)).resolve()
     # gpt_model_path names the checkpoint inside the package.
     if package.name in ("checkpoint", "engine") and not (package / "checkpoint").is_dir():
         package = package.parent

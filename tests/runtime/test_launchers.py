@@ -220,6 +220,15 @@ def test_the_gate_names_gpu_memory_driver_and_a_missing_engine() -> None:
             plan_launch(ask(model), machine)
 
 
+def test_a_repository_that_tritons_python_cannot_name_is_refused() -> None:
+    request = ask(repository=Path("/数据/model_repository"))
+    with pytest.raises(EnvironmentProblem, match="beyond ASCII") as caught:
+        plan_launch(request, WITH_DOCKER)
+    assert caught.value.code == "path_not_ascii"
+    assert "EW_HOME=" in caught.value.hint
+    assert "/数据/model_repository" in plan_launch(request, WITH_DOCKER, dry_run=True).warnings[0]
+
+
 def test_an_older_minor_driver_is_a_warning() -> None:
     plan = plan_launch(ask(), replace(WITH_DOCKER, driver="580.95.05"))
     assert "580.95.05" in plan.warnings[0]

@@ -108,6 +108,7 @@ def test_what_cannot_be_served_is_named(ew_home: Path) -> None:
         (["./nowhere"], PackageError, "package_missing"),
         ([str(ew_home / "checkpoint")], PackageError, "not_a_package"),
         ([str(make_package(ew_home / "again" / "tiny2"))], ConfigError, "model_id_taken"),
+        ([str(make_package(ew_home / "models" / "通义"))], ConfigError, "model_id_invalid"),
     ]
     for names, kind, code in cases:
         with pytest.raises(kind) as caught:
