@@ -7,7 +7,11 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from cli.app import main  # noqa: E402  (the path must be set first)
-
 if __name__ == "__main__":
+    try:  # reading the modules takes a moment, in which an interrupt must not show a traceback
+        from cli.app import main
+        from cli.output import prepare_streams
+    except KeyboardInterrupt:
+        sys.exit(130)
+    prepare_streams()
     main(prog_name="ew")

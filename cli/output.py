@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import sys
 from collections.abc import Callable
@@ -13,6 +14,16 @@ import click
 from common.errors import EwError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def prepare_streams() -> None:
+    """Make no verb fail for a character: what a terminal's encoding lacks is shown as "?", and bytes on stdin
+    that are no text in it are refused where they are used."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() != "utf-8":
+            stream.reconfigure(errors="replace")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
 
 
 def json_option(command: Command) -> Command:

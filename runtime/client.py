@@ -164,7 +164,7 @@ def _request(
         ServiceError: out of reach, turned away, or broken while it was read.
     """
     kind = http.client.HTTPSConnection if endpoint.scheme == "https" else http.client.HTTPConnection
-    data = None if body is None else json.dumps(body).encode()
+    data = None if body is None else _encoded(body)
     with closing(kind(endpoint.host, endpoint.port, timeout=TIMEOUT_SECONDS)) as connection:
         try:
             connection.request(method, path, data, endpoint.headers())
@@ -178,6 +178,18 @@ def _request(
                 hint="Look with ./ew status and ./ew logs proxy.",
                 code="unreachable",
             ) from error
+
+
+def _encoded(body: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps(body, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:  # bytes of an argument or a pipe that Python could not read as text
+        raise UsageError(
+            "The prompt is not text in this terminal's encoding.",
+            why="It holds bytes of another one, such as GBK in a UTF-8 locale.",
+            hint="Convert it first: iconv -f GB18030 -t UTF-8 FILE | ./ew infer",
+            code="prompt_encoding",
+        ) from None
 
 
 def _events(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:

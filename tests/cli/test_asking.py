@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
 from click.testing import CliRunner
 
 from cli.app import main
+from common.paths import SOURCE_ROOT
 from runtime.client import KEY_VARIABLE, Endpoint
 from tests.cli.ew import ew
 from tests.runtime.fake_proxy import KEY, Script, fake_proxy
@@ -46,6 +50,35 @@ def test_infer_reads_the_prompt_from_stdin(endpoint: Endpoint, script: Script) -
     assert result.exit_code == 0
     assert script.bodies[0]["prompt"] == "from a pipe"
     assert script.bodies[0]["raw"] is True
+
+
+@pytest.mark.parametrize("encoding", ["utf-8:strict", "utf-8:surrogateescape"])
+@pytest.mark.parametrize("verb", ["infer", "chat"])
+def test_a_prompt_of_another_encoding_is_refused(endpoint: Endpoint, verb: str, encoding: str) -> None:
+    done = run_piped(verb, endpoint, "你好\n".encode("gbk"), encoding)
+    assert "not text in this terminal's encoding" in done.stderr.decode()
+    assert "Traceback" not in done.stderr.decode()
+
+
+def test_a_terminal_that_lacks_a_character_shows_the_rest(endpoint: Endpoint, script: Script) -> None:
+    script.pieces = ["你好", "😀", "！"]
+    done = run_piped("infer", endpoint, "问".encode("gbk"), "gbk")
+    assert done.stdout.decode("gbk") == "你好?！\n"
+    assert script.bodies[0]["prompt"] == "问"
+
+
+def run_piped(
+    verb: str, endpoint: Endpoint, prompt: bytes, encoding: str
+) -> subprocess.CompletedProcess[bytes]:
+    """The verb as a process of its own, with streams of that encoding."""
+    return subprocess.run(
+        [sys.executable, str(SOURCE_ROOT / "cli" / "__main__.py"), verb, "--url", endpoint.url],
+        input=prompt,
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        cwd=SOURCE_ROOT,
+        capture_output=True,
+        check=False,
+    )
 
 
 def test_infer_without_a_service_says_how_to_start_one() -> None:
