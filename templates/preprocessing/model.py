@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,27 +11,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # our modules lie besi
 
 import numpy as np
 import triton_python_backend_utils as pb
-from prompts import Prompts, word_list
+from prompts import Prompts, model_parameters, word_list
 from stream_starts import StartAnnouncer
 
 from common.errors import UsageError
 
-TRUE = ("true", "1", "t", "y", "yes")
-CHAT_PARAMETER = "apply_chat_template"
-
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
-        version_folder = Path(args["model_repository"]) / args["model_version"]
-        parameters = json.loads(args["model_config"])["parameters"]
-        values = {key: value["string_value"] for key, value in parameters.items()}
-        self._chat_by_default = _is_true(values[CHAT_PARAMETER])
-        self._prompts = Prompts(
-            version_folder / values["tokenizer_dir"],
-            add_special_tokens=_is_true(values["add_special_tokens"]),
-            truncation=values["truncation"],
-            max_input_len=int(values["max_input_len"]),
-        )
+        self._prompts = Prompts.of_model(args, model_parameters(args))
         self._starts = StartAnnouncer(args["model_name"], args["model_version"])
         # A profile shows Triton's stub collecting garbage between executes; this leaves out what is loaded.
         gc.freeze()
@@ -56,7 +43,7 @@ class TritonPythonModel:
         return pb.InferenceResponse([pb.Tensor(name, value) for name, value in tensors.items()])
 
     def _tensors(self, request: Any) -> dict[str, Any]:
-        as_chat = self._as_chat(request)
+        as_chat = self._prompts.is_chat(request)
         ids = [self._prompts.encode(text, as_chat=as_chat) for text in _texts(request, "QUERY")]
         end_ids = self._end_ids(request, len(ids))
         tensors = {
@@ -72,12 +59,6 @@ class TritonPythonModel:
             **self._prompt_table(request, ids),
         }
         return {name: value for name, value in tensors.items() if value is not None}
-
-    def _as_chat(self, request: Any) -> bool:
-        """The request parameter of that name, which the ensemble hands on, else the model's own."""
-        parameters = json.loads(request.parameters() or "{}")
-        asked = parameters.get(CHAT_PARAMETER)
-        return self._chat_by_default if asked is None else _is_true(str(asked))
 
     def _end_ids(self, request: Any, rows: int) -> Any:
         given = _input(request, "END_ID")
@@ -173,7 +154,3 @@ def _padded(rows: list[list[int]], pad_id: int) -> Any:
     for row, ids in zip(padded, rows, strict=True):
         row[: len(ids)] = ids
     return padded
-
-
-def _is_true(text: str) -> bool:
-    return text.lower() in TRUE

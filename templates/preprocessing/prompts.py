@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,19 @@ from tokenizers import Tokenizer
 from common.errors import UsageError
 from proxy.chat import ChatTemplate, load_chat_template, special_tokens
 
+TRUE = ("true", "1", "t", "y", "yes")
+CHAT_PARAMETER = "apply_chat_template"
 WORD_START = "\N{LOWER ONE EIGHTH BLOCK}"
+
+
+def model_parameters(args: Mapping[str, str]) -> dict[str, str]:
+    """The parameters of config.pbtxt, out of the arguments of a model's `initialize`."""
+    parameters = json.loads(args["model_config"])["parameters"]
+    return {key: value["string_value"] for key, value in parameters.items()}
+
+
+def is_true(text: str) -> bool:
+    return text.lower() in TRUE
 
 
 class Prompts:
@@ -24,10 +36,17 @@ class Prompts:
         add_special_tokens: let the tokenizer add BOS to raw prompts.
         truncation: error, left (keep the end) or right (keep the start).
         max_input_len: longest prompt, in tokens.
+        chat_by_default: make prompts user's turns where a request does not say.
     """
 
     def __init__(
-        self, folder: Path, *, add_special_tokens: bool, truncation: str, max_input_len: int
+        self,
+        folder: Path,
+        *,
+        add_special_tokens: bool,
+        truncation: str,
+        max_input_len: int,
+        chat_by_default: bool = False,
     ) -> None:
         settings = _read_json(folder / "tokenizer_config.json")
         tokens = special_tokens(settings)
@@ -42,10 +61,27 @@ class Prompts:
         self._add_special_tokens = add_special_tokens
         self._truncation = truncation
         self._max_input_len = max_input_len
+        self._chat_by_default = chat_by_default
+
+    @classmethod
+    def of_model(cls, args: Mapping[str, str], parameters: Mapping[str, str]) -> Prompts:
+        """Those of a rendered model, by the arguments of its `initialize` and `model_parameters`."""
+        return cls(
+            Path(args["model_repository"]) / args["model_version"] / parameters["tokenizer_dir"],
+            add_special_tokens=is_true(parameters["add_special_tokens"]),
+            truncation=parameters["truncation"],
+            max_input_len=int(parameters["max_input_len"]),
+            chat_by_default=is_true(parameters[CHAT_PARAMETER]),
+        )
 
     @property
     def vocabulary_size(self) -> int:
         return int(self.tokenizer.get_vocab_size(with_added_tokens=True))
+
+    def is_chat(self, request: Any) -> bool:
+        """Whether the chat template applies: as the request's parameters say, else by the model's own."""
+        asked = json.loads(request.parameters() or "{}").get(CHAT_PARAMETER)
+        return self._chat_by_default if asked is None else is_true(str(asked))
 
     def encode(self, text: str, *, as_chat: bool) -> list[int]:
         """Ids of a prompt, with at most one BOS; `as_chat` makes it a user's turn.

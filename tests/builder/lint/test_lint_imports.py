@@ -39,7 +39,7 @@ def test_ews_models_import(repository: Path) -> None:
 
 
 def test_an_import_that_fails_is_found_at_its_line(repository: Path) -> None:
-    mutate(repository / MODEL, r"\nTRUE = ", '\nLIMIT = int("many")\nTRUE = ')
+    mutate(repository / MODEL, r"\nclass ", '\nLIMIT = int("many")\nclass ')
     line = (repository / MODEL).read_text().splitlines().index('LIMIT = int("many")') + 1
     assert lint(repository) == []
     ((file, at, message),) = failures(repository)
