@@ -34,8 +34,8 @@ from worker.protocol import (
     Status,
     Update,
 )
+from worker.running import RunningRequest
 from worker.serving import Load
-from worker.stopping import StopWords
 from worker.validate import Limits, RequestRefused
 
 MAX_BATCHED_TOKENS = 256
@@ -51,18 +51,15 @@ class Guides:
     textless: frozenset[int]
 
 
-class _Running:
+class _Running(RunningRequest):
     """A request inside the engine. With bad words it runs in segments, see `banning`."""
 
     def __init__(self, request: GenerationRequest, vocab_size: int) -> None:
-        sampling = request.sampling
-        self.request = request
+        super().__init__(request)
         self.request_id = request.request_id
         self.generated = array("i")
-        self.scheduled_ns = 0
         self.handle: Any = None
         self.textless: frozenset[int] = frozenset()
-        self._stop_words = StopWords(sampling.stop_words)
         self._bans = _bans(request, vocab_size)
         self._banned = self._bans.next() if self._bans else None
 
@@ -83,7 +80,7 @@ class _Running:
         self.generated.append(token)
         if self._bans:
             self._bans.append(token)
-        return Finish.STOP_WORDS if self._stop_words.ends_with(token) else Finish.NONE
+        return Finish.STOP_WORDS if self.stop_words.ends_with(token) else Finish.NONE
 
     def needs_new_segment(self) -> bool:
         """Whether other tokens are barred from now on than in the running segment."""

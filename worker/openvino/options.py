@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from common.errors import ConfigError, ResourceError
 from worker.openvino.spec import ModelSpec
+from worker.running import given_options
 from worker.validate import Limits
 
 BLOCK_TOKENS = 32
@@ -38,16 +39,13 @@ class EngineOptions:
     @classmethod
     def parse(cls, document: Mapping[str, Any]) -> EngineOptions:
         """Raises ConfigError for an unknown option or a value that is not allowed."""
-        known = {field.name for field in fields(cls)}
-        for name, value in document.items():
-            if name not in known:
-                raise _invalid(f"option {name!r} is unknown; allowed are {', '.join(sorted(known))}")
+        given = given_options(cls, "cpu", document)
+        for name, value in given.items():
             if name == "precision":
                 if value not in PRECISIONS:
                     raise _invalid(f"precision is {value!r}; allowed are {', '.join(PRECISIONS)}")
-            elif value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            elif not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise _invalid(f"{name} is {value!r}; allowed is a whole number above 0")
-        given = {name: value for name, value in document.items() if value is not None}
         return cls(**given)
 
 
