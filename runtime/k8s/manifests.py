@@ -106,8 +106,10 @@ class Manifests:
 
 
 def parse_manifests(text: str, source: str) -> Manifests:
-    """Raises:
-    UsageError: not YAML, or a document that is no Kubernetes object.
+    """The objects of a text of YAML documents, lists taken apart; `source` is named in errors.
+
+    Raises:
+        UsageError: not YAML, or a document that is no Kubernetes object.
     """
     try:
         documents = [item for item in yaml.load_all(text, Loader=LOADER) if item is not None]
@@ -115,9 +117,8 @@ def parse_manifests(text: str, source: str) -> Manifests:
         raise UsageError(f"{source} is not valid YAML.", why=f"{error}.", code="bad_yaml") from None
     objects: list[Document] = []
     for item in documents:
-        objects += (
-            item.get("items") or [] if isinstance(item, dict) and item.get("kind") == "List" else [item]
-        )
+        is_list = isinstance(item, dict) and item.get("kind") == "List"
+        objects += item.get("items") or [] if is_list else [item]
     for item in objects:
         if not (isinstance(item, dict) and item.get("kind") and item.get("apiVersion")):
             raise UsageError(f"{source} holds something that is no Kubernetes object.", code="bad_manifest")

@@ -65,8 +65,10 @@ class Pool:
 
 
 def pool_of(config: DeployConfig, values: Values, overlay: str | None) -> Pool:
-    """Raises:
-    UsageError: no models, several engines at once, or an overlay that does not fit them.
+    """The nodes that the config calls for, or those of the overlay that is asked for.
+
+    Raises:
+        UsageError: no models, several engines at once, or an overlay that does not fit them.
     """
     models = config.models
     engines = {model.engine for model in models.values()}
