@@ -33,7 +33,7 @@ def command(as_json: bool, **options: Any) -> None:
     Examples:
       ./ew chat
       ./ew chat --model qwen2.5-7b-trt --system "You are terse." --temperature 0.7
-      printf 'Hello\nWho are you?\n' | ./ew chat --json
+      printf 'Hello\\nWho are you?\\n' | ./ew chat --json
     """
     endpoint = client.find_endpoint(options["url"], options["key_file"])
     model = client.choose_model(endpoint, options["model"])

@@ -25,7 +25,12 @@ def command() -> None:
 @json_option
 @report_errors
 def list_(as_json: bool) -> None:
-    """All environments and whether they can be used."""
+    """All environments and whether they can be used.
+
+    \b
+    Example:
+      ./ew env list
+    """
     found = registry.all_environments()
     lines = [line(environment) for environment in found] or ["No environments but the base one."]
     emit([environment.as_dict() for environment in found], as_json=as_json, text="\n".join(lines))
@@ -36,7 +41,12 @@ def list_(as_json: bool) -> None:
 @json_option
 @report_errors
 def show(name: str, as_json: bool) -> None:
-    """One environment: where it is, what is in it, what is wrong with it."""
+    """One environment: where it is, what is in it, what is wrong with it.
+
+    \b
+    Example:
+      ./ew env show ew-trt
+    """
     environment = registry.get(name)
     document = {**environment.as_dict(), "bytes": registry.size(environment)}
     shown = [
@@ -52,7 +62,12 @@ def show(name: str, as_json: bool) -> None:
 @json_option
 @report_errors
 def remove(name: str, yes: bool, as_json: bool) -> None:
-    """Remove an environment from the disk; a container's image and a system Python stay."""
+    """Remove an environment from the disk; a container's image and a system Python stay.
+
+    \b
+    Example:
+      ./ew env remove ew-vllm
+    """
     environment = registry.get(name)
     if not yes and not as_json:
         click.confirm(f"Remove the {environment.engine} environment {name}?", abort=True)

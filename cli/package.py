@@ -34,7 +34,12 @@ def command() -> None:
 @json_option
 @report_errors
 def verify(folder: Path, as_json: bool) -> None:
-    """Check the digest of every file. Exit code 4 when one is missing, changed or added."""
+    """Check the digest of every file. Exit code 4 when one is missing, changed or added.
+
+    \b
+    Example:
+      ./ew package verify models/qwen
+    """
     package = load_package(folder)
     with progress_display(quiet=as_json) as progress:
         package.verify(progress=lambda done, total: progress("verifying", done, total))
@@ -56,7 +61,12 @@ def verify(folder: Path, as_json: bool) -> None:
 @json_option
 @report_errors
 def check(folder: Path, trtllm_version: str, tensorrt: str | None, gpu: str | None, as_json: bool) -> None:
-    """Would a server load this package? Exit code 4 if not, with the container that would."""
+    """Would a server load this package? Exit code 4 if not, with the container that would.
+
+    \b
+    Example:
+      ./ew package check models/qwen --trtllm-version 1.2.1 --gpu L40S
+    """
     container = container_for(trtllm_version)
     server = ServerVersions(trtllm_version, tensorrt or (container.tensorrt if container else None))
     load_package(folder).check_loadable(server, gpu_by_name(gpu) if gpu else next(iter(detect_gpus()), None))
@@ -69,7 +79,12 @@ def check(folder: Path, trtllm_version: str, tensorrt: str | None, gpu: str | No
 @json_option
 @report_errors
 def show(folder: Path, as_json: bool) -> None:
-    """Show what a package is and where it came from."""
+    """Show what a package is and where it came from.
+
+    \b
+    Example:
+      ./ew package show models/qwen
+    """
     package = load_package(folder)
     manifest = package.manifest
     if as_json:
@@ -110,7 +125,13 @@ def _facts(package: Package) -> list[tuple[str, str]]:
 @json_option
 @report_errors
 def list_packages(folder: Path | None, as_json: bool) -> None:
-    """List the packages in a folder (default: models/)."""
+    """List the packages in a folder (default: models/).
+
+    \b
+    Examples:
+      ./ew package list
+      ./ew package list /srv/models --json
+    """
     models = home().models
     packages = find_packages(folder or models) if folder or models.is_dir() else []
     if as_json:
@@ -121,7 +142,7 @@ def list_packages(folder: Path | None, as_json: bool) -> None:
         return
     table = Table(show_edge=False, pad_edge=False)
     for name in ("package", "model", "dtype", "tp", "pp", "engine", "size"):
-        table.add_column(name)
+        table.add_column(name, overflow="fold")  # a cut path names nothing
     for package in packages:
         row = _row(package)
         columns = [str(row[name]) for name in ("package", "model", "dtype", "tp_size", "pp_size", "engine")]
