@@ -5,8 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from cli.output import emit, json_option, report_errors
+from common.errors import UsageError
 from common.paths import home
 from proxy.keys import ROLES, ApiKey, KeyStore
 
@@ -33,7 +37,14 @@ def command() -> None:
 def add(
     name: str, role: str, requests_per_minute: int | None, max_concurrent: int | None, as_json: bool
 ) -> None:
-    """Make a key and show it; it cannot be shown again."""
+    """Make a key and show it; it cannot be shown again.
+
+    \b
+    Examples:
+      ./ew keys add alice --requests-per-minute 60 --max-concurrent 8
+      ./ew keys add ops --role admin
+    """
+    _refuse_name(name)
     limits = {"requests_per_minute": requests_per_minute, "max_concurrent": max_concurrent}
     _show_secret(name, _store().add(name, role, **limits), as_json=as_json)
 
@@ -42,10 +53,16 @@ def add(
 @json_option
 @report_errors
 def list_keys(as_json: bool) -> None:
-    """Show names, roles and limits; never the keys."""
+    """Show names, roles and limits; never the keys.
+
+    \b
+    Example:
+      ./ew keys list
+    """
     keys = [_describe(key) for key in _store().records()]
-    lines = [f"{key['name']:20} {key['role']:10} {key['created']}" for key in keys]
-    emit({"keys": keys}, as_json=as_json, text="\n".join(lines) or "There are no keys yet.")
+    emit({"keys": keys}, as_json=as_json, text=None if keys else "There are no keys yet.")
+    if keys and not as_json:
+        Console(highlight=False).print(_table(keys))
 
 
 @command.command("rotate")
@@ -53,7 +70,12 @@ def list_keys(as_json: bool) -> None:
 @json_option
 @report_errors
 def rotate(name: str, as_json: bool) -> None:
-    """Replace the key of that name; the old one stops working at once."""
+    """Replace the key of that name; the old one stops working at once.
+
+    \b
+    Example:
+      ./ew keys rotate alice
+    """
     _show_secret(name, _store().rotate(name), as_json=as_json)
 
 
@@ -62,9 +84,20 @@ def rotate(name: str, as_json: bool) -> None:
 @json_option
 @report_errors
 def revoke(name: str, as_json: bool) -> None:
-    """Remove the key of that name; it stops working at once."""
+    """Remove the key of that name; it stops working at once.
+
+    \b
+    Example:
+      ./ew keys revoke alice
+    """
     _store().revoke(name)
     emit({"revoked": name}, as_json=as_json, text=f"The key {name} is revoked.")
+
+
+def _refuse_name(name: str) -> None:
+    """Names stand in lists and logs: one line that can be seen."""
+    if not name or not name.isprintable() or name != name.strip():
+        raise UsageError(f"{name!r} cannot be a key's name.", hint="Give one such as alice, in one line.")
 
 
 def _store() -> KeyStore:
@@ -79,6 +112,15 @@ def _describe(key: ApiKey) -> dict[str, Any]:
         "requests_per_minute": key.requests_per_minute,
         "max_concurrent": key.max_concurrent,
     }
+
+
+def _table(keys: list[dict[str, Any]]) -> Table:
+    table = Table("name", "role", "a minute", "at once", "created", box=None, pad_edge=False)
+    for key in keys:
+        limits = (key[name] for name in ("requests_per_minute", "max_concurrent"))
+        shown = ("-" if limit is None else str(limit) for limit in limits)
+        table.add_row(escape(key["name"]), key["role"], *shown, key["created"])
+    return table
 
 
 def _show_secret(name: str, secret: str, *, as_json: bool) -> None:

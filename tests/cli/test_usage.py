@@ -108,3 +108,10 @@ def test_every_verb_speaks_json(verb: str) -> None:
     parts = list(command.commands.values()) if isinstance(command, click.Group) else [command]
     silent = [part.name for part in parts if "as_json" not in [parameter.name for parameter in part.params]]
     assert not silent
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\nb", " alice"])
+def test_a_key_has_a_name_that_can_be_seen(name: str) -> None:
+    assert ew("keys", "add", name, "--json").document["error"]["code"] == "usage"
+    assert ew("keys", "list", "--json").document == {"keys": []}
+    assert ew("keys", "add", "小明").code == 0
