@@ -89,38 +89,34 @@ def _value(text: str) -> Any:
 
 def check_llm_options(options: Mapping[str, Any], tensorrt_llm: str) -> None:
     """Refuse names and types that tensorrt_llm.LLM of this version would refuse."""
-    known = contract(tensorrt_llm)
-    for name, value in options.items():
+    for name in options:
         if name in OWNED:
             raise UsageError(f"--{name} is set by convert-trt's own options.", code="owned_option")
         if name in REFUSED:
             raise UsageError(f"--{name} is not passed on.", why=REFUSED[name], code="refused_option")
-        _check_name(name, known["names"], tensorrt_llm)
-        _check_type(name, value, known["fields"][name]["type"])
-    for name, value in dict(options.get("kv_cache_config", {})).items():
-        _check_name(name, known["kv_cache_config"], tensorrt_llm, inside="kv_cache_config.")
-        _check_type(f"kv_cache_config.{name}", value, known["kv_cache_config"][name]["type"])
+    for _, error in wrong_arguments(options, tensorrt_llm):
+        raise error
 
 
 def wrong_arguments(arguments: Mapping[str, Any], tensorrt_llm: str) -> Iterator[tuple[str, UsageError]]:
     """What tensorrt_llm.LLM of this version would refuse: (name, error); parts are named a.b."""
     known = contract(tensorrt_llm)
-    for name, value in arguments.items():
-        try:
-            _check_name(name, known["names"], tensorrt_llm)
-            _check_type(name, value, known["fields"][name]["type"])
-        except UsageError as error:
-            yield name, error
+    fields = {name: known["fields"][name] for name in known["names"]}
     parts = arguments.get("kv_cache_config")
-    for name, value in parts.items() if isinstance(parts, Mapping) else ():
-        try:
-            _check_name(name, known["kv_cache_config"], tensorrt_llm, inside="kv_cache_config.")
-            _check_type(f"kv_cache_config.{name}", value, known["kv_cache_config"][name]["type"])
-        except UsageError as error:
-            yield f"kv_cache_config.{name}", error
+    inner = parts if isinstance(parts, Mapping) else {}
+    for inside, values, allowed in (
+        ("", arguments, fields),
+        ("kv_cache_config.", inner, known["kv_cache_config"]),
+    ):
+        for name, value in values.items():
+            try:
+                _check_name(name, allowed, tensorrt_llm, inside)
+                _check_type(f"{inside}{name}", value, allowed[name]["type"])
+            except UsageError as error:
+                yield f"{inside}{name}", error
 
 
-def _check_name(name: str, known: Sequence[str] | Mapping[str, Any], version: str, inside: str = "") -> None:
+def _check_name(name: str, known: Mapping[str, Any], version: str, inside: str) -> None:
     if name in known:
         return
     near = difflib.get_close_matches(name, list(known), n=1)
