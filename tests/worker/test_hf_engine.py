@@ -6,7 +6,6 @@ EW_TORCH_PYTHON=hf/bin/python pytest -m slow tests/worker/test_hf_engine.py
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import subprocess
@@ -15,22 +14,12 @@ from pathlib import Path
 import pytest
 
 from tests import tiny
+from tests.worker.checks import names_of_checks, problems_told
 from tests.worker.triton import Refused, Triton, tokens_of, wait_until
 from worker.backend import SOURCE_ROOT
 
 pytestmark = pytest.mark.slow
 EXPECTED = json.loads((Path(__file__).parent / "data" / "expected_tokens.json").read_text(encoding="utf-8"))
-
-
-def names_of_checks() -> list[str]:
-    """CHECKS of hf_checks.py, which cannot be imported without PyTorch."""
-    module = ast.parse(Path(__file__).with_name("hf_checks.py").read_text(encoding="utf-8"))
-    [value] = [
-        node.value
-        for node in module.body
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "CHECKS"
-    ]
-    return list(ast.literal_eval(value))
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +33,10 @@ def python() -> str:
 def problems(python: str) -> dict[str, str]:
     command = [python, "-m", "tests.worker.hf_checks"]
     done = subprocess.run(command, cwd=SOURCE_ROOT, stdout=subprocess.PIPE, text=True, timeout=280)
-    lines = [line.removeprefix("CHECK ") for line in done.stdout.splitlines() if line.startswith("CHECK ")]
-    return {found["name"]: found["problem"] for found in map(json.loads, lines)}
+    return problems_told(done.stdout)
 
 
-@pytest.mark.parametrize("name", names_of_checks())
+@pytest.mark.parametrize("name", names_of_checks("hf_checks"))
 def test_check(name: str, problems: dict[str, str]) -> None:
     assert problems[name] == ""
 

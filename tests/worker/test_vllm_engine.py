@@ -8,31 +8,18 @@ and a minute or two to start. It needs Python 3.11, for which PyTorch's CPU buil
 
 from __future__ import annotations
 
-import ast
-import json
 import os
 import subprocess
-from pathlib import Path
 
 import pytest
 
 from runtime.demo_checkpoint import demo_checkpoint
+from tests.worker.checks import names_of_checks, problems_told
 from worker.backend import SOURCE_ROOT
 
 pytestmark = pytest.mark.slow
 START_SECONDS = 800
 QUIET = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
-
-
-def names_of_checks() -> list[str]:
-    """CHECKS of vllm_checks.py, which cannot be imported without vLLM."""
-    module = ast.parse(Path(__file__).with_name("vllm_checks.py").read_text(encoding="utf-8"))
-    [value] = [
-        node.value
-        for node in module.body
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "CHECKS"
-    ]
-    return list(ast.literal_eval(value))
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +31,9 @@ def problems() -> dict[str, str]:
     done = subprocess.run(
         command, cwd=SOURCE_ROOT, env=environment, stdout=subprocess.PIPE, text=True, timeout=START_SECONDS
     )
-    lines = [line.partition("CHECK ")[2] for line in done.stdout.splitlines() if "CHECK " in line]
-    return {found["name"]: found["problem"] for found in map(json.loads, lines)}
+    return problems_told(done.stdout)
 
 
-@pytest.mark.parametrize("name", names_of_checks())
+@pytest.mark.parametrize("name", names_of_checks("vllm_checks"))
 def test_check(name: str, problems: dict[str, str]) -> None:
     assert problems[name] == ""
