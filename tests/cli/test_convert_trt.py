@@ -80,7 +80,9 @@ def test_package_verbs(source: Path, tmp_path: Path) -> None:
     assert "LlamaForCausalLM (llama)" in ew("package", "show", output).out
     (row,) = ew("package", "list", output.parent, "--json").document
     assert (row["package"], row["tp_size"], row["engine"]) == (str(output), 1, "none")
-    assert "float16" in ew("package", "list", output.parent).out
+    listed = ew("package", "list", output.parent).out
+    assert "float16" in listed
+    assert "…" not in listed, "a path is cut"
 
 
 def test_package_check_names_what_is_missing(source: Path, tmp_path: Path) -> None:

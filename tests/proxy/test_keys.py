@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 
 from common.errors import ConfigError, UsageError
 from common.paths import home
@@ -127,6 +128,14 @@ def test_the_verbs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [alice] = listed.document["keys"]
     assert (alice["name"], alice["role"]) == ("alice", "inference")
     assert {60, 8} <= set(alice.values())
+    ew("keys", "add", "张三")
+    head, *rows = ew("keys", "list").out.splitlines()
+    assert [row.split()[:4] for row in rows] == [
+        ["alice", "inference", "60", "8"],
+        ["张三", "inference", "-", "-"],
+    ]
+    assert {cell_len(row[: row.index("inference")]) for row in rows} == {head.index("role")}
+    ew("keys", "revoke", "张三")
     assert ew("keys", "add", "alice", "--json").code == 2
     rotated = ew("keys", "rotate", "alice", "--json").document
     store = KeyStore(home().keys)
