@@ -103,15 +103,22 @@ def _plain(name: str) -> str:
 
 
 def parse_bytes(text: str) -> int:
-    """`24GiB`, `24G`, `80000MiB`, `24GB` (decimal) or plain bytes.
+    """The memory of a GPU: `24GiB`, `24G`, `80000MiB`, `24GB` (decimal) or plain bytes.
 
     Raises:
-        UsageError: not a size.
+        UsageError: not a size, or too few bytes for a GPU: a unit was forgotten.
     """
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", text)
     if not match or match[2].upper() not in UNITS or float(match[1]) <= 0:
         raise UsageError(f"{text!r} is not a size.", hint="Write it like 24GiB or 80GB.", code="bad_size")
-    return int(float(match[1]) * UNITS[match[2].upper()])
+    size = int(float(match[1]) * UNITS[match[2].upper()])
+    if size < UNITS["M"]:
+        raise UsageError(
+            f"No GPU has {text.strip()} bytes." if not match[2] else f"No GPU has {text.strip()}.",
+            hint=f"Give the unit, for example {match[1]}GiB.",
+            code="bad_size",
+        )
+    return size
 
 
 def detect_gpus() -> list[Gpu]:

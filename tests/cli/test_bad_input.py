@@ -144,6 +144,7 @@ OPTIONS: list[tuple[list[str], str, int, str]] = [
     (["--trtllm-version", "newest"], "bad_version", 2, "1.2.1"),
     (["--gpu", "L4OS"], "unknown_gpu", 2, "L40S"),
     (["--gpu-memory", "lots"], "bad_size", 2, "24GiB"),
+    (["--gpu-memory", "80"], "bad_size", 2, "80GiB"),
     (["--gpu", "V100", "--stage", "engine"], "plan_does_not_fit", 8, "0.16"),
     (
         ["--gpu", "T4", "--dtype", "bfloat16"],
