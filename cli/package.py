@@ -11,6 +11,7 @@ from rich.table import Table
 
 from builder.compat import container_for
 from builder.gpus import detect_gpus, gpu_by_name
+from builder.manifest import MANIFEST_NAME
 from builder.package import Package, ServerVersions, find_packages, load_package
 from cli.output import emit, json_option, report_errors
 from cli.progress import progress_display
@@ -137,17 +138,34 @@ def list_packages(folder: Path | None, as_json: bool) -> None:
     if as_json:
         emit([_row(package) for package in packages], as_json=True)
         return
-    if not packages:
+    if packages:
+        Console().print(_table(packages))
+    else:
         emit(None, as_json=False, text=f"No packages in {folder or models}.")
-        return
+    for damaged in _left_out(folder or models, packages):
+        click.echo(f"Left out, because it is damaged: {damaged}; see ./ew package show {damaged}", err=True)
+
+
+def _table(packages: list[Package]) -> Table:
     table = Table(show_edge=False, pad_edge=False)
     for name in ("package", "model", "dtype", "tp", "pp", "engine", "size"):
         table.add_column(name, overflow="fold")  # a cut path names nothing
     for package in packages:
-        row = _row(package)
+        row = {**_row(package), "package": _from_here(package.folder)}
         columns = [str(row[name]) for name in ("package", "model", "dtype", "tp_size", "pp_size", "engine")]
         table.add_row(*columns, shown_bytes(row["bytes"]))
-    Console().print(table)
+    return table
+
+
+def _left_out(folder: Path, packages: list[Package]) -> list[Path]:
+    listed = {package.folder for package in packages}
+    found = sorted(manifest.parent for manifest in folder.glob(f"*/{MANIFEST_NAME}"))
+    return [_from_here(place) for place in found if place not in listed]
+
+
+def _from_here(folder: Path) -> Path:
+    """The shortest name that works in this folder."""
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
 def _row(package: Package) -> dict[str, Any]:

@@ -10,6 +10,8 @@ import pytest
 from cli import status
 from cli.app import VERBS, main
 from tests.cli.ew import ew
+from tests.packages import make_package
+from tests.proxy.tokenizers_made import byte_level
 
 
 @pytest.mark.parametrize(
@@ -115,3 +117,16 @@ def test_a_key_has_a_name_that_can_be_seen(name: str) -> None:
     assert ew("keys", "add", name, "--json").document["error"]["code"] == "usage"
     assert ew("keys", "list", "--json").document == {"keys": []}
     assert ew("keys", "add", "小明").code == 0
+
+
+def test_packages_are_listed_by_short_names_and_damaged_ones_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_package(tmp_path / "models" / "whole", byte_level())
+    (tmp_path / "models" / "spoilt").mkdir()
+    (tmp_path / "models" / "spoilt" / "ew.json").write_text("{")
+    listed = ew("package", "list", tmp_path / "models")
+    assert listed.out.splitlines()[2].startswith("models/whole")
+    assert "spoilt" not in listed.out
+    assert "damaged: models/spoilt" in listed.err
