@@ -19,7 +19,7 @@ OPTIONS = {
     "--max-input-len": "提示词的最大长度，单位 token。",
     "--max-output-len": "回答的最大长度，单位 token。",
     "--stage": "做到哪一步：plan 不写任何文件，checkpoint 不需要 GPU，engine 在可行处构建引擎。",
-    "--runtime": "engine：用 trtllm-build 构建（TensorRT-LLM 1.2 及以前）；pytorch：不构建，改为写出 LLM 参数。",
+    "--runtime": "engine：用 trtllm-build 构建（TensorRT-LLM 1.2 及以前）；pytorch：不构建，写出 LLM 参数。",
     "--trtllm-version": "目标 TensorRT-LLM 版本。",
     "--quantization": f"{'、'.join(SCHEMES)}；在 GPU 容器里完成。",
     "--calibration": "校准数据集目录；路径中必须含有 cnn_dailymail 或 lambada。",
