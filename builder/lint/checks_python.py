@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterator
+from functools import lru_cache
 from importlib.machinery import PathFinder
 from pathlib import Path
 
@@ -91,13 +92,18 @@ def _code(model: Model, folder: Path) -> Iterator[Finding]:
     for path in sorted(folder.glob("*.py")):
         file = model.name_of(path)
         try:
-            tree = ast.parse(path.read_bytes(), str(path))
+            tree = _parsed(path.read_bytes(), path.name)
         except (SyntaxError, ValueError) as error:
             yield Finding(RULES["EW402"], file, getattr(error, "lineno", None) or 1, str(error))
             continue
         yield from _imports(tree, folder, file)
         if path == main and not _may_execute(tree):
             yield Finding(RULES["EW404"], file, 1, "no class TritonPythonModel with execute")
+
+
+@lru_cache(maxsize=64)  # models import from the same few files beside them
+def _parsed(source: bytes, file_name: str) -> ast.Module:
+    return ast.parse(source, file_name)
 
 
 def _imports(tree: ast.Module, folder: Path, file: str) -> Iterator[Finding]:
@@ -125,7 +131,7 @@ def _names_beside(node: ast.ImportFrom, folder: Path, file: str) -> Iterator[Fin
 def _defined_names(path: Path) -> set[str] | None:
     """What a module binds anywhere outside functions and classes; None where that cannot be told."""
     try:
-        tree = ast.parse(path.read_bytes())
+        tree = _parsed(path.read_bytes(), path.name)
     except (SyntaxError, ValueError):
         return None
     visitor = _Bindings()
