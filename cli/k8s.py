@@ -78,7 +78,13 @@ def render(
     from runtime.k8s.values import parse_values, read_values
 
     texts = (*(read_values(values) if values else ()), *settings)
-    rendered = render_overlay(load_config(config_path or home().config), parse_values(texts), overlay)
+    parsed = parse_values(texts)
+    rendered = render_overlay(load_config(config_path or home().config), parsed, overlay)
+    if parsed.gpu and not rendered.facts["gpu"]:
+        click.echo(
+            f"Note: gpu={parsed.gpu} has no use here: the models' engine is cpu; cuda-trt is one for GPUs.",
+            err=True,
+        )
     if output is None:
         _print_built(rendered, as_json)
         return

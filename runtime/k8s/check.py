@@ -78,6 +78,12 @@ def examine(
 
 def _examine(source: str, module: Any, versions: list[str], ignore: frozenset[str]) -> Report:
     manifests = parse_manifests(_text(source), source)
+    if not manifests.objects:
+        raise UsageError(
+            f"{'Standard input' if source == STDIN else source} holds no objects.",
+            hint="Look at what wrote it; an empty rendering is not one that is right.",
+            code="nothing_to_check",
+        )
     findings = examine(manifests, module, versions, ignore)
     return Report(source, len(manifests.objects), tuple(versions), tuple(findings))
 

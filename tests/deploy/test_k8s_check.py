@@ -135,6 +135,15 @@ def test_render_prints_what_a_cluster_takes() -> None:
     assert {item["kind"] for item in json.loads(text)["objects"]} >= {"Deployment", "Job", "Service"}
 
 
+def test_a_gpu_that_the_engine_has_no_use_for_is_told(tmp_path: Path) -> None:
+    example = TREE / "examples" / "cpu"
+    code, text = ew(
+        *("k8s", "render", "--config", example / "deploy.json", "--set", f"plan_from={example / 'model'}"),
+        *("--set", "source=org/model", "--set", "gpu=L40S", "--output", tmp_path / "out"),
+    )
+    assert code == 0 and "gpu=L40S has no use here" in text
+
+
 def test_values_are_listed() -> None:
     code, text = ew("k8s", "values", "--json")
     assert code == 0 and {"gpu", "source", "drain_seconds"} <= set(json.loads(text))
@@ -145,6 +154,11 @@ def test_what_is_no_manifest_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.yaml").write_text(text)
     code, told = ew("k8s", "check", tmp_path / "x.yaml")
     assert code == 2 and "Error" in told
+
+
+def test_an_empty_rendering_is_not_right() -> None:
+    code, told = ew("k8s", "check", "-", stdin="")
+    assert code == 2 and "Standard input holds no objects" in told
 
 
 def test_an_empty_folder_has_nothing_to_check(tmp_path: Path) -> None:
