@@ -146,11 +146,24 @@ def api_key(service: Service) -> str:
 
 def _given_key(key_file: Path | None) -> str:
     if key_file is None:
-        return os.environ.get(KEY_VARIABLE, "").strip()
+        return _as_key(os.environ.get(KEY_VARIABLE, ""), f"the variable {KEY_VARIABLE}")
     try:
-        return key_file.read_text(encoding="utf-8").strip()
+        return _as_key(key_file.read_text(encoding="utf-8"), f"the file {key_file}")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"The key file {key_file} cannot be read.", why=f"{error}.") from None
+
+
+def _as_key(text: str, where: str) -> str:
+    """The key; what no HTTP header can carry is none, and is not shown in case it is another secret."""
+    key = text.strip()
+    if key and not (key.isascii() and key.isprintable()):
+        raise UsageError(
+            f"What {where} holds is no API key.",
+            why="A key is one line of ASCII characters.",
+            hint="./ew keys add NAME makes one.",
+            code="key_malformed",
+        )
+    return key
 
 
 @contextmanager
@@ -220,6 +233,8 @@ def _refused(response: http.client.HTTPResponse) -> EwError:
         what, hint, code = error["message"], error.get("hint", ""), error.get("code", "")
     except (ValueError, KeyError, AttributeError):
         what, hint, code = text[:200], "", ""
+    if response.status == 401:
+        hint = f"Give the service's key with --key-file FILE or the variable {KEY_VARIABLE}."
     if response.status in REQUEST_IS_WRONG:
         return UsageError(f"The proxy refused the request: {what}", hint=hint, code=code)
     return ServiceError(f"The proxy answered {response.status}: {what}", hint=hint, code="request_refused")

@@ -142,13 +142,21 @@ async def _one(session: aiohttp.ClientSession, endpoint: Endpoint, body: dict[st
     try:
         async with session.post(endpoint.url + PATH, json=body, headers=endpoint.headers()) as response:
             if response.status != 200:
-                timing.error = f"HTTP {response.status}: {(await response.text())[:200]}"
+                timing.error = f"HTTP {response.status}: {_told(await response.text())}"
                 return timing
             await _follow(_events(response), timing, began)
     except (aiohttp.ClientError, asyncio.TimeoutError, ValueError) as error:
         timing.error = f"{type(error).__name__}: {error}"
     timing.seconds = time.perf_counter() - began
     return timing
+
+
+def _told(text: str) -> str:
+    """What the body of a refusal says to people."""
+    try:
+        return str(json.loads(text)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return text[:200]
 
 
 async def _follow(events: AsyncIterator[str], timing: Timing, began: float) -> None:

@@ -96,6 +96,28 @@ def test_addresses_and_keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ew_
     assert caught.value.code == "not_running"
 
 
+@pytest.mark.parametrize("text", ["密钥", "two\nlines", "# README\n\nOf the project."])
+def test_what_cannot_be_a_key_is_refused_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "key").write_text(text, encoding="utf-8")
+    monkeypatch.setenv(client.KEY_VARIABLE, text)
+    for key_file in (None, tmp_path / "key"):
+        with pytest.raises(UsageError) as caught:
+            client.find_endpoint("gpu-1", key_file)
+        assert caught.value.code == "key_malformed"
+        assert text not in str(caught.value)
+
+
+def test_a_key_that_is_refused_is_asked_for_in_the_words_of_the_command_line(
+    endpoint: Endpoint, script: Script
+) -> None:
+    script.status = 401
+    with pytest.raises(ServiceError) as caught:
+        ask_whole(endpoint, BODY)
+    assert "--key-file" in caught.value.hint
+
+
 def test_load_is_measured_at_every_level(endpoint: Endpoint, script: Script) -> None:
     request = LoadRequest("tiny", concurrency=(4, 1), input_len=20, output_len=5, least=6)
     levels = loadtest.run(endpoint, request)
@@ -110,6 +132,13 @@ def test_load_is_measured_at_every_level(endpoint: Endpoint, script: Script) -> 
     measured = [body for body in script.bodies if body["maxTokens"] == 5]
     assert all(body["minTokens"] == 5 and body["raw"] for body in measured)
     assert len({body["prompt"] for body in measured}) == len(measured), "every prompt is its own"
+
+
+def test_a_refused_load_is_told_in_the_proxys_words(endpoint: Endpoint, script: Script) -> None:
+    script.status = 400
+    with pytest.raises(ServiceError) as caught:
+        loadtest.run(endpoint, LoadRequest("tiny", concurrency=(1,)))
+    assert caught.value.why == "HTTP 400: No."
 
 
 def test_failed_requests_are_counted_and_named(endpoint: Endpoint, script: Script) -> None:
