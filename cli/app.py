@@ -41,6 +41,7 @@ VERBS: dict[str, tuple[str, str]] = {
 }
 
 
+RESUMING = ("setup", "demo", "convert-trt")
 SHOW_TRACEBACK = "EW_TRACEBACK"
 
 
@@ -61,7 +62,7 @@ class LazyGroup(click.Group):
         except click.UsageError as error:
             _refuse_usage(error, as_json="--json" in arguments)
         except click.Abort:
-            _fail(Interrupted(), as_json="--json" in arguments)
+            _fail(_interrupted(arguments), as_json="--json" in arguments)
         except Exception as error:  # the process boundary: people get words, never a traceback
             if SHOW_TRACEBACK in os.environ:
                 raise
@@ -99,6 +100,11 @@ def _refuse_usage(error: click.UsageError, *, as_json: bool) -> NoReturn:
         _fail(UsageError(error.format_message(), hint=f"See ./{command} --help."), as_json=True)
     error.show()
     sys.exit(error.exit_code)
+
+
+def _interrupted(arguments: Sequence[str]) -> Interrupted:
+    """Some verbs keep what is done; the others begin anew."""
+    return Interrupted() if arguments[0] in RESUMING else Interrupted(hint="Run the same command again.")
 
 
 def _expected(error: Exception) -> EwError:

@@ -75,7 +75,7 @@ def command(
         layout=layout,
     )
     document = {**report.as_dict(), **({"diff": report.diff} if show_diff else {})}
-    emit(document, as_json=as_json, text=report.diff if show_diff else _summary(report))
+    emit(document, as_json=as_json, text=(report.diff or "No changes.") if show_diff else _summary(report))
 
 
 def _summary(report: RenderReport) -> str:

@@ -59,6 +59,9 @@ def _unload(model: str, drain: float, as_json: bool) -> None:
     with Steps() as steps:
         steps(f"unloading {model}")
         report = loading.unload(model, drain)
+    if not report.memory_freed:
+        emit(asdict(report), as_json=as_json, text=f"{model} is unloaded; no worker of it ran.")
+        return
     freed = f"{report.memory_freed / 2**20:.0f} MiB"
     if report.gpu_memory_freed:
         freed += f" and {report.gpu_memory_freed / 2**20:.0f} MiB of GPU memory"

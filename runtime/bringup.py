@@ -158,7 +158,7 @@ def _wait_until_ready(
             if (code := child.process.poll()) is not None:
                 raise _start_failed(child.log, f"{child.log} ended with exit code {code}.", patience)
         if time.monotonic() > deadline:
-            raise _start_failed("triton", f"Not ready after {patience.seconds:.0f} s.", patience)
+            raise _start_failed("triton", f"Not ready after {patience.seconds:.0f} s (--timeout).", patience)
         time.sleep(READY_POLL_SECONDS)
 
 

@@ -39,6 +39,7 @@ def test_render_twice_then_edit(home: Path) -> None:
     assert "written    m/config.pbtxt" in first.stdout
     document = json.loads(render(home, "--json").stdout)
     assert (document["written"], document["removed"], document["models"]) == ([], [], ["m"])
+    assert render(home, "--diff").stdout == "No changes.\n"
     edited = home / "model_repository" / "m" / "config.pbtxt"
     edited.write_text(edited.read_text() + "\n# mine\n")
     refused = render(home, "--json")

@@ -8,7 +8,7 @@ import click
 import pytest
 
 from cli import status
-from cli.app import VERBS, main
+from cli.app import RESUMING, VERBS, main
 from tests.cli.ew import ew
 from tests.packages import make_package
 from tests.proxy.tokenizers_made import byte_level
@@ -56,6 +56,16 @@ def test_an_interrupt_exits_130_and_says_what_to_do(monkeypatch: pytest.MonkeyPa
     answer = ew("status", "--json")
     assert answer.code == 130
     assert answer.document["error"]["code"] == "interrupted"
+    assert answer.document["error"]["hint"] == "Run the same command again."
+
+
+@pytest.mark.parametrize("verb", RESUMING)
+def test_an_interrupted_verb_that_keeps_its_work_says_so(monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main, "get_command", interrupt)
+    assert "goes on where it stopped" in ew(verb, "--json").document["error"]["hint"]
 
 
 @pytest.mark.parametrize(
