@@ -37,7 +37,7 @@ def run(start: Callable[[], Service], show: Show, *, drain_seconds: float = 30.0
             service = _current(service)
         stopped_elsewhere = not received and _is_being_stopped()
         dead = [] if received or stopped_elsewhere else _dead(service)
-        teardown.stop(drain_seconds=drain_seconds) if not stopped_elsewhere else _wait_until_stopped(service)
+        _stop(drain_seconds) if not stopped_elsewhere else _wait_until_stopped(service)
         _show_all(logs, show)
         _reap()
     if dead:
@@ -63,6 +63,18 @@ def _is_being_stopped() -> bool:
     """Whether `ew stop`, run somewhere else, is the reason."""
     current = state.load()
     return current is None or current.phase == "stopping"
+
+
+def _stop(drain_seconds: float) -> None:
+    """Stop, after an `ew start` or `ew stop` of somebody else, or the service would outlive its parent."""
+    while True:
+        try:
+            teardown.stop(drain_seconds=drain_seconds)
+            return
+        except ServiceError as error:
+            if error.code != state.BUSY:
+                raise
+        _reap()
 
 
 def _wait_until_stopped(service: Service) -> None:

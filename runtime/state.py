@@ -17,6 +17,7 @@ from runtime.locks import Busy, file_lock
 from runtime.ports import TritonPorts
 from runtime.processes import ProcessRef, boot_id, processes_of
 
+BUSY = "busy"
 LOCK_PATIENCE = 0.5  # `changing` holds the lock for an instant, too
 
 Phase = Literal["starting", "ready", "stopping"]
@@ -215,7 +216,7 @@ def exclusive() -> Iterator[None]:
         raise ServiceError(
             "Another start or stop is at work.",
             hint="Wait for it, then look with ./ew status.",
-            code="busy",
+            code=BUSY,
         ) from None
 
 
