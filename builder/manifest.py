@@ -156,7 +156,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 def not_a_package(folder: Path) -> PackageError:
     """The error for a folder without a manifest; tells the common mix-ups apart."""
-    hint = "Make a package: ew convert-trt --model HF_FOLDER --output DIR"
+    hint = "Make a package: ./ew convert-trt --model HF_FOLDER --output DIR"
     if not folder.is_dir():
         return PackageError(f"There is no package folder {folder}.", hint=hint, code="package_missing")
     return PackageError(

@@ -169,7 +169,7 @@ def _refuse_misfit(plan: Plan, request: ConvertRequest) -> None:
     raise ResourceError(
         f"{request.model} cannot be served as asked.",
         why=" ".join(plan.problems),
-        hint=f"For every figure run: ew plan --model {request.model}. Another split or length may fit.",
+        hint=f"For every figure run: ./ew plan --model {request.model}. Another split or length may fit.",
         code="plan_does_not_fit",
     )
 

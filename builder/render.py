@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.package import Package, load_package
-from builder.repository_changes import Changes, diff, plan_changes
+from builder.pbtxt import CONFIG_NAME
+from builder.repository_changes import RECORD_NAME, Changes, diff, plan_changes
 from builder.repository_models import ModelFiles, model_files
 from builder.repository_target import Layout, Target, has_fixed_names
 from builder.repository_write import apply_changes, locked
 from common.config import DeployConfig, ModelConfig
-from common.errors import ConfigError, UsageError
+from common.errors import ConfigError, RepositoryError, UsageError
 from common.paths import Home
+
+OF_A_DISK = ("lost+found",)  # a volume that is otherwise empty has it
 
 
 @dataclass(frozen=True)
@@ -73,10 +76,11 @@ def render(
             models were asked for under fixed names, or the layout does not fit the engine.
         ConfigError: two models would share a folder, or versions cannot be served beside each other.
         PackageError: a package is missing, damaged or lacks what its engine needs.
-        RepositoryError: a template is wrong, or files were edited by hand.
+        RepositoryError: a template is wrong, files were edited by hand, or the folder holds other things.
         ResourceError: the repository cannot be written.
     """
     repository = (output or home.repository).absolute()
+    _refuse_other_folder(repository)
     chosen = _chosen(config, only, layout)
     fixed = any(has_fixed_names(config.models[model_id], layout) for model_id in chosen)
     models = [
@@ -91,6 +95,20 @@ def render(
         if not dry_run and changes.any:
             apply_changes(repository, changes)
     return report
+
+
+def _refuse_other_folder(repository: Path) -> None:
+    """A mistyped folder would get dozens of files between its own."""
+    if not repository.is_dir() or any(repository.glob(RECORD_NAME)):
+        return
+    own = [path for path in repository.iterdir() if path.name[0] != "." and path.name not in OF_A_DISK]
+    models = (f"*/{CONFIG_NAME}", "*/[0-9]*")
+    if own and not any(found for pattern in models for found in repository.glob(pattern)):
+        raise RepositoryError(
+            f"{repository} is not empty and no model repository.",
+            hint="Give --output an empty or new folder, or one that holds models.",
+            code="not_a_repository",
+        )
 
 
 def _chosen(config: DeployConfig, only: list[str] | None, layout: Layout) -> list[str]:

@@ -79,10 +79,13 @@ def command(
 def _options(
     trtllm_version: str | None, container: str | None, import_with: str | None, check_paths: bool
 ) -> Options:
+    from builder.compat import parse_version
     from builder.lint import Options
     from builder.lint.containers import container_of_tag
 
     release, flavour = container_of_tag(container) if container else (None, None)
+    if trtllm_version:
+        parse_version(trtllm_version)
     version = trtllm_version or (release.tensorrt_llm if release else None)
     return Options(check_paths, version, flavour, import_with)
 

@@ -56,6 +56,19 @@ def test_layouts_for_existing_clients(home: Path, layout: str, folders: int) -> 
     assert len([path for path in (home / "srv").iterdir() if path.is_dir()]) == folders
 
 
+def test_a_folder_of_other_things_gets_no_models(home: Path) -> None:
+    for name in ("lost+found", ".hidden"):
+        (home / "volume" / name).mkdir(parents=True)
+    assert render(home, "--output", str(home / "volume")).returncode == 0
+    (home / "docs").mkdir()
+    (home / "docs" / "page.md").write_text("text")
+    refused = render(home, "--output", str(home / "docs"), "--json")
+    assert (refused.returncode, json.loads(refused.stdout)["error"]["code"]) == (4, "not_a_repository")
+    assert [path.name for path in (home / "docs").iterdir()] == ["page.md"]
+    (home / "docs" / "theirs" / "1").mkdir(parents=True)
+    assert render(home, "--output", str(home / "docs")).returncode == 0
+
+
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [

@@ -181,3 +181,10 @@ def test_the_rule_pages_are_fresh() -> None:
         [sys.executable, str(script), "--check"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_version_that_is_none_is_refused(tmp_path: Path, places: dict[str, Path]) -> None:
+    repository = write_upstream(tmp_path / "repo", FILLED, **places)
+    command = [*EW, str(repository), "--trtllm-version", "abc", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (2, "bad_version")
