@@ -1,7 +1,7 @@
 """The real thing: convert, render, tritonserver, worker and proxy, through the command line, on free ports.
 
 `service` is the demo model, running for the whole session. Tests that start and stop by themselves take a
-home folder: `installation` with the demo model, or `tiny`, whose random model loads faster.
+home folder of their own with a random model that loads fast: `tiny`, or `long`, whose answers take seconds.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from tests.tiny import write_hf
 SHM = Path("/dev/shm")
 COMMAND_SECONDS = 240
 TINY_MODEL = "tiny"
+LONG_ANSWER = 2000  # tokens
 
 
 @dataclass(frozen=True)
@@ -164,31 +165,45 @@ def prepared_model() -> str:
     return DEMO_MODEL
 
 
-@pytest.fixture
-def installation(tmp_path: Path, prepared_model: str) -> Iterator[Installation]:
-    """A home folder with the demo model configured; whatever runs in it is killed at the end."""
-    made = make_installation(tmp_path)
-    configure(made)
-    yield made
-    made.kill()
-
-
 @pytest.fixture(scope="session")
 def tiny_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A converted random Llama over single bytes: 128 positions, no chat template."""
-    folder = tmp_path_factory.mktemp("tiny")
+    return convert_tiny(tmp_path_factory.mktemp("tiny"), positions=128, answer=64)
+
+
+@pytest.fixture(scope="session")
+def long_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with room for answers of LONG_ANSWER tokens, which take seconds."""
+    return convert_tiny(tmp_path_factory.mktemp("long"), positions=2 * LONG_ANSWER, answer=LONG_ANSWER)
+
+
+def convert_tiny(folder: Path, *, positions: int, answer: int) -> Path:
     source = write_hf("llama", folder / "hf")
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    config["max_position_embeddings"] = positions
+    (source / "config.json").write_text(json.dumps(config), encoding="utf-8")
     (source / "tokenizer.json").write_text(json.dumps(byte_tokenizer()), encoding="utf-8")
     request = ConvertRequest(str(source), folder / TINY_MODEL, dtype="float32", stage="checkpoint")
-    convert(replace(request, max_batch_size=8, max_input_len=64, max_output_len=64))
+    convert(replace(request, max_batch_size=8, max_input_len=64, max_output_len=answer))
     return folder / TINY_MODEL
 
 
 @pytest.fixture
 def tiny(tmp_path: Path, tiny_package: Path) -> Iterator[Installation]:
     """A home folder of its own with a copy of the tiny package, which it may damage."""
-    shutil.copytree(tiny_package, tmp_path / "models" / TINY_MODEL)
-    made = Installation(tmp_path, free_port(), model=f"models/{TINY_MODEL}")
+    yield from home_with(tiny_package, tmp_path)
+
+
+@pytest.fixture
+def long(tmp_path: Path, long_package: Path) -> Iterator[Installation]:
+    """Like `tiny`, for tests in which streams must still run while something else happens."""
+    yield from home_with(long_package, tmp_path)
+
+
+def home_with(package: Path, home: Path) -> Iterator[Installation]:
+    """Whatever runs in it is killed at the end."""
+    shutil.copytree(package, home / "models" / TINY_MODEL)
+    made = Installation(home, free_port(), model=f"models/{TINY_MODEL}")
     yield made
     made.kill()
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from runtime.processes import ProcessRef
-from tests.e2e.conftest import Installation, RunningService, left_behind
+from tests.e2e.conftest import LONG_ANSWER, Installation, RunningService, left_behind
 
 pytestmark = pytest.mark.e2e
 
@@ -120,22 +120,20 @@ def test_a_taken_port_is_found_before_anything_starts(tiny: Installation) -> Non
     assert not (tiny.home / "run" / "service.json").exists()
 
 
-def test_stop_lets_a_stream_finish_and_leaves_nothing(
-    installation: Installation, prepared_model: str
-) -> None:
-    document = installation.start()
-    service_id = installation.state()["service_id"]
+def test_stop_lets_a_stream_finish_and_leaves_nothing(long: Installation) -> None:
+    document = long.start()
+    service_id = long.state()["service_id"]
     key = Path(document["key_file"]).read_text().strip()
-    stream = open_stream(f"http://127.0.0.1:{installation.port}", key, prepared_model, 60)
-    stopping = subprocess.Popen(installation.command("stop"), env=installation.spawn_environment())
+    stream = open_stream(f"http://127.0.0.1:{long.port}", key, "tiny", LONG_ANSWER)
+    stopping = subprocess.Popen(long.command("stop"), env=long.spawn_environment())
     events = stream.read().decode().split("\n\n")
     assert events[-2] == "data: [DONE]"
-    assert json.loads(events[-3].removeprefix("data: "))["usage"]["completionTokens"] == 60
+    assert json.loads(events[-3].removeprefix("data: "))["usage"]["completionTokens"] == LONG_ANSWER
     assert stopping.wait(60) == 0
     assert left_behind(service_id) == []
     for port in document["ports"].values():
         socket.create_server(("127.0.0.1", port)).close()
-    assert installation.status() == {"state": "stopped"}
+    assert long.status() == {"state": "stopped"}
 
 
 def test_after_a_crash_status_tells_and_the_next_start_cleans_up(tiny: Installation) -> None:
