@@ -16,6 +16,8 @@ CHECKS = (
     ("ruff", "format", "--check", "."),
     ("mypy",),
 )
+# Most tests wait for servers, so two processes share the cores well; a file's fixtures stay in one of them.
+SPREAD = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
 
 
 @click.command("test", context_settings={"ignore_unknown_options": True})
@@ -25,13 +27,15 @@ CHECKS = (
 def command(checks: bool, as_json: bool, pytest_args: tuple[str, ...]) -> None:
     """Run ruff, mypy and the tests; further arguments go to pytest.
 
+    Without arguments the tests run in two processes, else in one.
+
     \b
     Examples:
       ./ew test
       ./ew test --no-checks tests/builder -k llama
     """
     runs = [list(check) for check in CHECKS] if checks else []
-    runs.append(["pytest", *pytest_args])
+    runs.append(["pytest", *(pytest_args or SPREAD)])
     results = {" ".join(run): passes(run, sys.stderr if as_json else sys.stdout) for run in runs}
     failed = [run for run, passed in results.items() if not passed]
     for run in failed:
