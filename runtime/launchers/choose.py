@@ -65,7 +65,7 @@ def _unusable_path(problem: str) -> EnvironmentProblem:
     return EnvironmentProblem(
         problem,
         hint="Keep what ew writes in another folder: EW_HOME=/srv/ew ./ew start ... Packages may stay.",
-        code="path_not_ascii",
+        code="path_unusable",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from builder.gate import Built, ServerVersions, mismatch
@@ -11,6 +12,7 @@ from runtime.launchers.machine import Machine
 from runtime.launchers.request import LaunchRequest, ServedModel
 from runtime.nvidia import Gpu
 
+PLAIN_PATH = re.compile(r"[A-Za-z0-9_@%+=:,./~-]+")  # what bash takes as one word without quotes
 SMALL_SHM = 256 * 2**20
 
 
@@ -46,10 +48,13 @@ def warnings(runtime: Runtime, machine: Machine) -> list[str]:
 
 
 def path_problem(request: LaunchRequest) -> str:
-    """Triton's Python stub imports models from the repository; in any locale it knows ASCII paths only."""
-    if str(request.repository).isascii():
-        return ""
-    return f"Triton loads no Python models from {request.repository}: the path has characters beyond ASCII."
+    """Triton starts its Python stub by an unquoted line of bash, and the stub knows ASCII paths only."""
+    for path in (str(request.repository), str(request.backends)):
+        if not path.isascii():
+            return f"Triton loads no Python models from {path}: the path has characters beyond ASCII."
+        if not PLAIN_PATH.fullmatch(path):
+            return f"Triton loads no Python models from {path}: the path has spaces or signs of the shell."
+    return ""
 
 
 def shm_warning(machine: Machine) -> str:

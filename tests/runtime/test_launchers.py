@@ -220,13 +220,18 @@ def test_the_gate_names_gpu_memory_driver_and_a_missing_engine() -> None:
             plan_launch(ask(model), machine)
 
 
-def test_a_repository_that_tritons_python_cannot_name_is_refused() -> None:
-    request = ask(repository=Path("/数据/model_repository"))
-    with pytest.raises(EnvironmentProblem, match="beyond ASCII") as caught:
-        plan_launch(request, WITH_DOCKER)
-    assert caught.value.code == "path_not_ascii"
-    assert "EW_HOME=" in caught.value.hint
-    assert "/数据/model_repository" in plan_launch(request, WITH_DOCKER, dry_run=True).warnings[0]
+@pytest.mark.parametrize(
+    ("folder", "problem"),
+    [("/数据", "beyond ASCII"), ("/my ew", "spaces"), ("/a'b", "signs of the shell"), ("/$HOME", "signs")],
+)
+def test_a_folder_that_tritons_python_cannot_start_in_is_refused(folder: str, problem: str) -> None:
+    for paths in ({"repository": Path(folder, "models")}, {"home": Path(folder)}):
+        request = ask(**paths)
+        with pytest.raises(EnvironmentProblem, match=problem) as caught:
+            plan_launch(request, WITH_DOCKER)
+        assert caught.value.code == "path_unusable"
+        assert "EW_HOME=" in caught.value.hint
+        assert folder in plan_launch(request, WITH_DOCKER, dry_run=True).warnings[0]
 
 
 def test_an_older_minor_driver_is_a_warning() -> None:
