@@ -23,6 +23,8 @@ TROUBLE = re.compile(
     r"^E\d{4}|\berror\b|\bfailed\b|exception|traceback|out of memory|no space left|\bdied\b|\bhung\b",
     re.IGNORECASE,
 )
+# getopt's words, before pages of usage that speak of errors, too.
+REFUSED_OPTION = re.compile(r"unrecognized option|option .* (?:is ambiguous|requires an argument)")
 # How a record begins: tritonserver's letter and date, the worker's time, the proxy's JSON.
 RECORD = re.compile(r"[IWEF]\d{4} |\d{4}-\d\d-\d\d |\{\"")
 # tritonserver logs these at error level on every machine without a GPU; hwloc where /sys is not mounted.
@@ -88,9 +90,11 @@ def troubles(name: str, limit: int = 6) -> list[str]:
 
 
 def troubles_in(lines: Iterable[str], limit: int = 6) -> list[str]:
-    """Those of `lines` that name a cause, the last ones."""
-    stripped = (line.strip() for line in lines)
-    return [line for line in stripped if TROUBLE.search(line) and not HARMLESS.search(line)][-limit:]
+    """Those of `lines` that name a cause: the option that was refused, else the last ones."""
+    stripped = [line.strip() for line in lines]
+    refused = [line for line in stripped if REFUSED_OPTION.search(line)]
+    found = [line for line in stripped if TROUBLE.search(line) and not HARMLESS.search(line)]
+    return (refused or found)[-limit:]
 
 
 class ModelFilter:

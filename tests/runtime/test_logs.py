@@ -116,3 +116,10 @@ def test_an_unknown_log_names_the_known_ones() -> None:
     with pytest.raises(UsageError) as caught:
         logs.chosen("nginx")
     assert "triton, worker, proxy" in caught.value.hint
+
+
+def test_a_refused_option_is_the_trouble_and_not_the_usage_after_it() -> None:
+    refused = "/opt/tritonserver/bin/tritonserver: unrecognized option '--nope=1'"
+    usage = ["Usage: tritonserver [options]", "  --exit-on-error <boolean>", "\tExit if an error occurs."]
+    assert logs.troubles_in([refused, *usage]) == [refused]
+    assert logs.troubles_in(usage[2:]) == ["Exit if an error occurs."]
