@@ -140,7 +140,13 @@ def test_ranks_hold_at_least_the_whole_model(tp: int, pp: int) -> None:
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("24GiB", 24 * GIB), ("24G", 24 * GIB), ("80GB", 80 * 10**9), ("1.5 gib", 3 * GIB // 2), ("85899345920", 80 * GIB)],
+    [
+        ("24GiB", 24 * GIB),
+        ("24G", 24 * GIB),
+        ("80GB", 80 * 10**9),
+        ("1.5 gib", 3 * GIB // 2),
+        ("85899345920", 80 * GIB),
+    ],
 )
 def test_sizes_with_units(text: str, size: int) -> None:
     assert parse_bytes(text) == size
