@@ -6,7 +6,7 @@ Names, shapes and defaults are those of NVIDIA's C++ TensorRT-LLM backend.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -97,6 +97,9 @@ class Inputs:
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
 
+    def names(self) -> Set[str]:
+        return self._tensors.keys()
+
     @property
     def batch_size(self) -> int:
         return len(self._tensors["input_ids"])
@@ -110,8 +113,11 @@ class Inputs:
 
     def scalar(self, name: str, row: int) -> Any:
         """The value of a [batch] or [batch, 1] tensor as a Python number, None when it is not given."""
-        if name not in self._tensors:
+        tensor = self._tensors.get(name)
+        if tensor is None:
             return None
+        if tensor.size == 1 and row == 0:  # a batch of one, as nearly every request is
+            return tensor.item()
         value = np.ravel(self.row(name, row))
         if value.size != 1:
             raise BadRequest(f"{name} takes one value for each prompt; found {value.size}.")
@@ -173,9 +179,9 @@ def parse_request(inputs: Inputs, *, decoupled: bool, exclude_input: bool) -> Re
 
 
 def _refuse_unsupported(inputs: Inputs) -> None:
-    for name, feature in UNSUPPORTED_INPUTS.items():
-        if name in inputs:
-            raise BadRequest(f"{name}: this engine does not support {feature}.", Status.UNSUPPORTED)
+    for name in UNSUPPORTED_INPUTS.keys() & inputs.names():
+        feature = UNSUPPORTED_INPUTS[name]
+        raise BadRequest(f"{name}: this engine does not support {feature}.", Status.UNSUPPORTED)
     for name, neutral in NEUTRAL_VALUES.items():
         value = inputs.scalar(name, 0)
         if value is not None and value != neutral:
