@@ -18,7 +18,7 @@ import psutil
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from benchmarks.proxy_client import Target
-from benchmarks.triton_source import triton_process
+from benchmarks.triton_source import paced_triton
 from proxy.keys import KeyStore
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,7 +68,7 @@ def start_source(folder: Path, shape: tuple[int, int]) -> Iterator[Server]:
 @contextmanager
 def start_triton(folder: Path, shape: tuple[int, int]) -> Iterator[Server]:
     port = free_port()
-    with triton_process(folder, port, shape) as process:
+    with paced_triton(folder, port, shape) as process:
         wait_for_port(port, process)
         yield Server(Target("direct", port, PATHS["direct"], TOKENS_OF["direct"]), process)
 

@@ -1,12 +1,11 @@
-"""The real tritonserver with benchmarks/paced_model.py in it."""
+"""The real tritonserver for benchmarks: with benchmarks/paced_model.py in it, or with the bridge."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,7 +28,7 @@ INPUTS = (
     ("stop", "BOOL", "1"),
 )
 CONFIG = """name: "{name}"
-backend: "python"
+backend: "{backend}"
 max_batch_size: 1024
 model_transaction_policy {{ decoupled: true }}
 instance_group [ {{ count: 1 kind: KIND_CPU }} ]
@@ -42,23 +41,31 @@ output [
 
 
 @contextmanager
-def triton_process(folder: Path, port: int, shape: tuple[int, int]) -> Iterator[subprocess.Popen[bytes]]:
-    """tritonserver on `port` of loopback; `folder` is where the model finds its pace and its times."""
-    repository = folder / "repository"
-    write_repository(repository)
+def paced_triton(folder: Path, port: int, shape: tuple[int, int]) -> Iterator[subprocess.Popen[bytes]]:
+    """The paced model on `port` of loopback; `folder` is where it finds its pace and its times."""
+    write_model(folder, "python", {"model.py": Path(__file__).with_name("paced_model.py").read_text()})
     (folder / "pace").write_text("0.02")
+    found = {"EW_BENCH": str(folder), "EW_BENCH_SHAPE": f"{shape[0]}x{shape[1]}"}
+    with triton_process(folder, port, found) as process:
+        yield process
+
+
+@contextmanager
+def triton_process(
+    folder: Path, port: int, variables: Mapping[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """tritonserver on `port` of loopback, with the models of `folder`."""
     package = pytriton_folder()
     libraries = [str(package.parent / "nvidia_pytriton.libs"), str(libpython_folder())]
     environment = {
         **os.environ,
         "LD_LIBRARY_PATH": os.pathsep.join(libraries),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-        "EW_BENCH": str(folder),
-        "EW_BENCH_SHAPE": f"{shape[0]}x{shape[1]}",
+        **variables,
     }
     command = [
         str(package / "tritonserver" / "bin" / "tritonserver"),
-        f"--model-repository={repository}",
+        f"--model-repository={folder / 'repository'}",
         f"--backend-directory={install_backend(folder / 'backends')}",
         f"--http-port={port}",
         "--http-address=127.0.0.1",
@@ -75,12 +82,15 @@ def triton_process(folder: Path, port: int, shape: tuple[int, int]) -> Iterator[
         process.wait(60)
 
 
-def write_repository(repository: Path) -> None:
-    version = repository / MODEL / "1"
+def write_model(folder: Path, backend: str, files: Mapping[str, str]) -> None:
+    """The model with the bridge's tensors, and the files of its version."""
+    version = folder / "repository" / MODEL / "1"
     version.mkdir(parents=True)
-    shutil.copy(Path(__file__).with_name("paced_model.py"), version / "model.py")
+    for name, text in files.items():
+        (version / name).write_text(text)
     inputs = ",\n".join(
         f'{{ name: "{name}" data_type: TYPE_{kind} dims: [ {size} ] optional: true }}'
         for name, kind, size in INPUTS
     )
-    (repository / MODEL / "config.pbtxt").write_text(CONFIG.format(name=MODEL, inputs=inputs))
+    text = CONFIG.format(name=MODEL, backend=backend, inputs=inputs)
+    (version.parent / "config.pbtxt").write_text(text)
