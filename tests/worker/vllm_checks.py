@@ -12,7 +12,7 @@ import json
 import sys
 import traceback
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,17 @@ from worker.vllm.adapter import VllmAdapter, load
 EXPECTED = json.loads((Path(__file__).parent / "data" / "expected_demo.json").read_text(encoding="utf-8"))
 PROMPT, PLAIN = next((one["ids"], one["tokens"]) for one in EXPECTED.values())
 END_ID = 2
-CHECKS = ("greedy_tokens", "ends", "rules", "log_probs_and_seeds", "guides", "cancelling")
+CHECKS = (
+    "greedy_tokens",
+    "ends",
+    "rules",
+    "log_probs_and_seeds",
+    "guides",
+    "cancelling",
+    "cancelled_requests_give_their_blocks_back",
+)
+# Few, so that the share of a single one can be read.
+KV_BLOCKS = 512
 
 
 def run(adapter: VllmAdapter, asked: dict[int, tuple[list[int], dict[str, Any]]]) -> dict[int, list[Update]]:
@@ -124,6 +134,30 @@ def check_cancelling(adapter: VllmAdapter) -> None:
     assert tokens(answers(adapter, again={})["again"]) == PLAIN[:8]
 
 
+def check_cancelled_requests_give_their_blocks_back(adapter: VllmAdapter) -> None:
+    alone = most_used(adapter, (1,), PROMPT[:8], tokens=100)
+    for turn in range(3):
+        numbers = range(100 * turn + 10, 100 * turn + 74)
+        busiest = most_used(adapter, numbers, [5, turn, 7], tokens=300, steps=60)
+        assert busiest > 3 * alone, (busiest, alone)
+        for number in numbers:
+            adapter.cancel(number)
+    assert most_used(adapter, (2,), PROMPT[:8], tokens=100) <= alone + 1 / KV_BLOCKS
+
+
+def most_used(
+    adapter: VllmAdapter, numbers: Iterable[int], prompt: list[int], *, tokens: int, steps: int = 10**6
+) -> float:
+    """The largest share of the KV cache in use while these requests run, for so many steps at most."""
+    for number in numbers:
+        adapter.submit(GenerationRequest(number, array("i", prompt), Sampling(max_tokens=tokens)))
+    most = 0.0
+    while adapter.busy and steps:
+        steps -= bool(adapter.step())
+        most = max(most, adapter.load().kv_used_fraction)
+    return most
+
+
 def problem_of(check: Callable[[VllmAdapter], None], adapter: VllmAdapter) -> str:
     try:
         check(adapter)
@@ -134,7 +168,7 @@ def problem_of(check: Callable[[VllmAdapter], None], adapter: VllmAdapter) -> st
 
 def main() -> None:
     options = {"dtype": "float32", "max_batch_size": 16}
-    arguments = {"enforce_eager": True, "max_model_len": 512}
+    arguments = {"enforce_eager": True, "max_model_len": 512, "num_gpu_blocks_override": KV_BLOCKS}
     adapter = load(Path(sys.argv[1]), {**options, "engine_args": arguments})
     for name in CHECKS:
         problem = problem_of(globals()[f"check_{name}"], adapter)
