@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import operator
 from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -52,26 +53,34 @@ class GenerationRequest:
 
 @dataclass
 class Timings:
-    """Stamps of perf_counter, in seconds; `intervals` are the gaps between answers of the engine."""
+    """Stamps of perf_counter, in seconds; `answers` are those of the engine's answers with tokens.
+
+    `added` is a duration.
+    """
 
     arrived: float
     sent: float = 0.0
-    first: float = 0.0
-    last: float = 0.0
     added: float = 0.0
-    intervals: list[float] = field(default_factory=list)
+    answers: list[float] = field(default_factory=list)
 
-    def token(self, at: float) -> None:
-        if self.last:
-            self.intervals.append(at - self.last)
-        else:
-            self.first = at
-        self.last = at
+    @property
+    def first(self) -> float:
+        """Of the first answer; 0 before."""
+        return self.answers[0] if self.answers else 0.0
+
+    @property
+    def last(self) -> float:
+        """Of the latest answer; 0 before."""
+        return self.answers[-1] if self.answers else 0.0
+
+    def intervals(self) -> list[float]:
+        """The gaps between the answers, sorted."""
+        return sorted(map(operator.sub, self.answers[1:], self.answers))
 
     def receipt(self) -> dict[str, float | None]:
         """Milliseconds as the last event shows them."""
         now = perf_counter()
-        intervals = sorted(self.intervals)
+        intervals = self.intervals()
         return {
             "queueMs": _ms(self.sent - self.arrived) if self.sent else None,
             "ttftMs": _ms(self.first - self.arrived) if self.first else None,
@@ -192,7 +201,7 @@ class Generation:
         """After `first_text`: call `listener` whenever `take_text` has something; None ends that.
 
         Returns:
-            What tells whether `take_text` has something; asked in vain, it lets a paused engine go on.
+            What tells whether `take_text` has something.
         """
         return self._stream.listen(listener)
 
@@ -243,7 +252,7 @@ class Generation:
         self.timings.sent = perf_counter()
 
     def _take(self, ids: list[int]) -> str:
-        self.timings.token(self._stream.received_at)
+        self.timings.answers.append(self._stream.received_at)
         if self._stops is None and self._end_ids.isdisjoint(ids):
             self.completion_tokens += len(ids)
             if self.request.sampling.log_probs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import orjson
@@ -22,12 +23,22 @@ CONNECTION = "ew.connection"  # in the extensions of a scope
 
 
 class ClientConnection(Protocol):
-    """What carries a response, below ASGI; the server puts it into the scope."""
+    """What carries a request and its response, below ASGI; the server puts it into the scope."""
 
     on_writable: (
         Callable[[], None] | None
     )  # called when `writable` may have become true, or the client has left
     writable: bool
+
+    @property
+    def has_body(self) -> bool:
+        """Whether the whole request body has arrived."""
+
+    def watch(self, gone: Callable[[], None]) -> AbstractContextManager[None]:
+        """Within the block, call `gone` as soon as the client leaves; at once, if it has left."""
+
+    def together(self) -> AbstractContextManager[None]:
+        """Within the block, hold what is written; it goes out as one at the end."""
 
     def write_part(self, body: bytes) -> None:
         """Write a part of a body whose length no header has told; the status line must have been sent."""
@@ -89,6 +100,8 @@ async def read_body(scope: Scope, receive: Receive, limit: int, seconds: float) 
     declared = header(scope, b"content-length")
     if declared.isdigit() and int(declared) > limit:
         raise _too_large(limit)
+    if client_connection(scope).has_body:
+        return await _read_body(receive, limit)
     try:
         return await asyncio.wait_for(_read_body(receive, limit), seconds)
     except asyncio.TimeoutError:
@@ -112,15 +125,6 @@ async def _read_body(receive: Receive, limit: int) -> bytes:
 
 def _too_large(limit: int) -> BodyTooLarge:
     return BodyTooLarge(f"The request body is larger than {limit} bytes.", hint="Shorten the prompt.")
-
-
-async def watch(receive: Receive, gone: Callable[[], None]) -> None:
-    """Call `gone` once the client has left; run it beside the work, also before the first token."""
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            gone()
-            return
 
 
 async def send_json(send: Send, status: int, document: Any, headers: Headers | None = None) -> None:

@@ -58,7 +58,7 @@ class InferenceRoute:
         self._streams = streams
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        service, context = self._service, scope["ew"]
+        service, context, client = self._service, scope["ew"], client_connection(scope)
         settings = service.settings
         body = await read_body(scope, receive, settings.max_body_bytes, settings.body_timeout)
         fields: InferenceRequest = parse(InferenceRequest, body)
@@ -70,10 +70,9 @@ class InferenceRoute:
             if self._streams:
                 ndjson = NDJSON.decode() in header(scope, b"accept")
                 framing = EventFraming(context.request_id, context.model_id, ndjson=ndjson)
-                connection = client_connection(scope)
-                await stream(generation, framing, receive, send, connection, settings.header_hold)
+                await stream(generation, framing, send, client, settings.header_hold)
             else:
-                text = await whole_text(generation, receive)
+                text = await whole_text(generation, client)
                 await send_json(send, 200, _answer(generation, context, text))
 
 

@@ -15,17 +15,20 @@ from proxy.http import ClientConnection
 
 
 class Relay:
-    """Writes what is left of a generation after its first text; `run` it once."""
+    """Writes what is left of a generation after its first text; `run` it once.
+
+    Text that the end has come with is left in `rest`, so that they can go out together.
+    """
 
     def __init__(
-        self, generation: Generation, delta: Callable[[str], bytes], client: ClientConnection
+        self, generation: Generation, frame: Callable[[str], bytes], client: ClientConnection
     ) -> None:
         self._generation = generation
-        self._frame = (lambda text: b"".join(map(delta, text))) if generation.pseudo else delta
+        self._frame = frame
         self._client = client
         self._busy = False
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._ready = generation.listen(self._wake)
+        self.rest = b""
 
     async def run(self) -> None:
         """Until the generation has ended.
@@ -33,13 +36,18 @@ class Relay:
         Raises:
             EngineError, ServiceError: the engine failed; what came before is incomplete.
         """
-        self._client.on_writable = self._wake
+        self._more = self._generation.listen(self._wake)
+        self._client.on_writable = self._go_on
         try:
-            self._wake()
+            self._go_on()
             await self._done
         finally:
             self._generation.listen(None)
             self._client.on_writable = None
+
+    def _go_on(self) -> None:
+        if self._generation.ended or self._more():
+            self._wake()
 
     def _wake(self) -> None:
         if self._busy or self._done.done():
@@ -55,10 +63,19 @@ class Relay:
     def _pass_on(self) -> None:
         generation, client = self._generation, self._client
         while not generation.ended:
-            if not (client.writable and self._ready()):
+            if not client.writable:
                 return
             text = generation.take_text()
             if text:
-                client.write_part(self._frame(text))
-                generation.timings.added += perf_counter() - generation.timings.last
+                self.rest += self._frame(text)
+            if not (generation.ended or self._more()):
+                self._write_rest()
+                return
         self._done.set_result(None)
+
+    def _write_rest(self) -> None:
+        if self.rest:
+            self._client.write_part(self.rest)
+            self.rest = b""
+            timings = self._generation.timings
+            timings.added += perf_counter() - timings.answers[-1]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from time import perf_counter
 from typing import Protocol
 
 from common.errors import EwError, ServiceError
 from proxy import metrics
 from proxy.generation import Generation, is_whole
-from proxy.http import ClientConnection, ClientGone, Headers, Receive, Send, watch
+from proxy.http import ClientConnection, ClientGone, Headers, Message, Send
 from proxy.relay import Relay
 
 NO_BUFFERING: Headers = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
@@ -37,12 +38,7 @@ class Drained(ServiceError):
 
 
 async def stream(
-    generation: Generation,
-    framing: Framing,
-    receive: Receive,
-    send: Send,
-    client: ClientConnection,
-    header_hold: float,
+    generation: Generation, framing: Framing, send: Send, client: ClientConnection, header_hold: float
 ) -> None:
     """Stream a generation.
 
@@ -53,49 +49,81 @@ async def stream(
         EwError: the generation failed before anything was sent.
         ClientGone: nobody is there any more.
     """
-    watcher = asyncio.get_running_loop().create_task(watch(receive, lambda: generation.cancel("client_gone")))
-    opening = asyncio.ensure_future(generation.first_text())
-    try:
-        await asyncio.wait((opening,), timeout=header_hold)
-        if opening.done():
-            opening.result()
-            refuse_empty_end(generation)
-        await send(_start(framing, generation))
-        await _write(generation, framing, opening, send, client)
-    finally:
-        watcher.cancel()
-        if not opening.done():
-            opening.cancel()
-            await asyncio.wait((opening,))
-        generation.close()
+    status = StatusLine(send, lambda: _start(framing, generation), header_hold)
+    with client.watch(lambda: generation.cancel("client_gone")):
+        try:
+            text = await generation.first_text()
+            if not status.begun:
+                refuse_empty_end(generation)
+        except EwError as error:
+            if not status.begun:
+                raise
+            await status.complete()
+            await _send_last(send, _failure(framing, generation, error))
+        else:
+            await _write(generation, text, framing, status, send, client)
+        finally:
+            status.close()
+            generation.close()
+
+
+class StatusLine:
+    """Goes out with the first text, or alone where that takes longer than `hold` seconds."""
+
+    def __init__(self, send: Send, message: Callable[[], Message], hold: float) -> None:
+        self._send = send
+        self._message = message
+        self._early: asyncio.Future[None] | None = None
+        self._timer = asyncio.get_running_loop().call_later(hold, self._send_early)
+        self.begun = False
+
+    async def complete(self) -> None:
+        """Send it, or wait until it has been sent."""
+        self._timer.cancel()
+        if self._early is not None:
+            await self._early
+        else:
+            self.begun = True
+            await self._send(self._message())
+
+    def close(self) -> None:
+        self._timer.cancel()
+
+    def _send_early(self) -> None:
+        self.begun = True
+        self._early = asyncio.ensure_future(self._send(self._message()))
 
 
 async def _write(
     generation: Generation,
+    text: str,
     framing: Framing,
-    opening: asyncio.Future[str],
+    status: StatusLine,
     send: Send,
     client: ClientConnection,
 ) -> None:
+    delta = framing.delta
+    frame = (lambda text: b"".join(map(delta, text))) if generation.pseudo else delta
+    with client.together():
+        await status.complete()
+        client.write_part(framing.begin() + (frame(text) if text else b""))
     timings = generation.timings
-    timings.added += timings.sent - timings.arrived
+    timings.added += perf_counter() - generation.received_at + timings.sent - timings.arrived
+    relay = Relay(generation, frame, client)
     try:
-        beginning = framing.begin()
-        for piece in generation.pieces(await opening):
-            await _send(send, beginning + framing.delta(piece))
-            beginning = b""
-        timings.added += perf_counter() - generation.received_at
-        await _send(send, beginning)
-        await Relay(generation, framing.delta, client).run()
+        await relay.run()
+        end = _end(framing, generation)
     except EwError as error:
-        await _send(send, _failure(framing, generation, error), last=True)
-        return
+        end = _failure(framing, generation, error)
+    await _send_last(send, relay.rest + end)
+
+
+def _end(framing: Framing, generation: Generation) -> bytes:
     if generation.cause == "client_gone":
         raise ClientGone
     if is_whole(generation):
-        await _send(send, framing.end(generation), last=True)
-    else:
-        await _send(send, _failure(framing, generation, early_end(generation)), last=True)
+        return framing.end(generation)
+    raise early_end(generation)
 
 
 def _failure(framing: Framing, generation: Generation, error: EwError) -> bytes:
@@ -104,18 +132,15 @@ def _failure(framing: Framing, generation: Generation, error: EwError) -> bytes:
     return framing.failure(generation, error)
 
 
-async def whole_text(generation: Generation, receive: Receive) -> str:
+async def whole_text(generation: Generation, client: ClientConnection) -> str:
     """The text of a request that does not stream; the client is watched all the same.
 
     Raises:
         EwError: the generation failed, or was stopped before its first token.
         ClientGone: nobody is there any more.
     """
-    watcher = asyncio.get_running_loop().create_task(watch(receive, lambda: generation.cancel("client_gone")))
-    try:
+    with client.watch(lambda: generation.cancel("client_gone")):
         parts = [text async for text in generation.texts()]
-    finally:
-        watcher.cancel()
     refuse_empty_end(generation)
     timings = generation.timings
     timings.added = perf_counter() - timings.last + timings.sent - timings.arrived
@@ -141,12 +166,12 @@ def refuse_empty_end(generation: Generation) -> None:
         raise early_end(generation)
 
 
-def _start(framing: Framing, generation: Generation) -> dict[str, object]:
+def _start(framing: Framing, generation: Generation) -> Message:
     headers = [(b"content-type", framing.content_type), *NO_BUFFERING]
     if generation.pseudo:
         headers.append(PSEUDO)
     return {"type": "http.response.start", "status": 200, "headers": headers}
 
 
-async def _send(send: Send, body: bytes, *, last: bool = False) -> None:
-    await send({"type": "http.response.body", "body": body, "more_body": not last})
+async def _send_last(send: Send, body: bytes) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": False})

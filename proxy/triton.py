@@ -38,7 +38,6 @@ class TokenStream:
         self._rest = b""
         self._closed = False
         self.received_at = 0.0
-        self.answered = False
         self.log_probs: list[float] = []
 
     async def open(self, headers: bytes = b"") -> None:
@@ -51,6 +50,11 @@ class TokenStream:
         self._exchange = await self._client.pool.open("POST", path, self._request.body(), headers=headers)
         if self._closed:
             self._abandon()
+
+    @property
+    def answered(self) -> bool:
+        """Has anything been taken?"""
+        return self.received_at > 0.0
 
     @property
     def reused(self) -> bool:
@@ -80,19 +84,16 @@ class TokenStream:
         if exchange is None:
             return None
         data = exchange.take()
+        if data:
+            self.received_at = exchange.received_at
+            return self._parse(data)
         if data is None:
             return []
-        if not data:
-            self._check_end()
-            return self._rest_of_chunks() or None
-        self.received_at = exchange.received_at
-        self.answered = True
-        ids: list[int] = []
-        self._parse(data, ids)
-        return ids
+        self._check_end()
+        return self._rest_of_chunks() or None
 
     def ready(self) -> bool:
-        """Whether `take` has something; see `Exchange.ready`."""
+        """Whether `take` has something."""
         return self._exchange is None or self._exchange.ready()
 
     def change(self) -> asyncio.Future[None]:
@@ -156,9 +157,11 @@ class TokenStream:
         if not self.answered:
             raise EngineError("tritonserver ended its answer without a token.")
 
-    def _parse(self, data: bytes, ids: list[int]) -> None:
+    def _parse(self, data: bytes) -> list[int]:
+        """The token ids of all whole events; what is left waits for more."""
         if self._rest:
             data = self._rest + data
+        ids: list[int] = []
         start, any_style = 0, self._deltas is not None
         while (end := data.find(EVENT_END, start)) >= 0:
             event = orjson.loads(data[start + EVENT_START : end])
@@ -169,6 +172,7 @@ class TokenStream:
                 ids.append(token_id)
             start = end + 2
         self._rest = data[start:]
+        return ids
 
     def _event(self, event: dict[str, Any], ids: list[int]) -> None:
         if self._deltas is not None:

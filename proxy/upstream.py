@@ -47,26 +47,26 @@ class Connection(asyncio.Protocol):
 
     def start(self, exchange: Exchange, request: bytes) -> None:
         self._exchange = exchange
+        self.on_body = exchange.chunks.append  # looked up by the parser: no call of Python's for a token
         self._parser = httptools.HttpResponseParser(self)
         self.transport.write(request)
 
     def data_received(self, data: bytes) -> None:
+        exchange = self._exchange
+        if exchange is None:  # bytes that nobody has asked for
+            self.transport.abort()
+            return
+        if not exchange.chunks:
+            exchange.received_at = perf_counter()
         try:
             self._parser.feed_data(data)
-        except (httptools.HttpParserError, AttributeError):
-            # AttributeError: bytes without an exchange, so there is no parser yet.
-            self.abort()
-            return
-        if self._exchange is not None:
-            self._exchange.wake()
+        except httptools.HttpParserError:
+            self.transport.abort()
+        exchange.wake()
 
     def on_headers_complete(self) -> None:
         if self._exchange is not None:
             self._exchange.status = self._parser.get_status_code()
-
-    def on_body(self, body: bytes) -> None:
-        if self._exchange is not None:
-            self._exchange.feed(body)
 
     def on_message_complete(self) -> None:
         exchange, self._exchange = self._exchange, None
@@ -83,6 +83,7 @@ class Connection(asyncio.Protocol):
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.finish(ConnectionLost("tritonserver closed the connection before its answer was whole."))
+            exchange.wake()
 
     def abort(self) -> None:
         """Drop the connection at once; tritonserver sees it at its next write."""
@@ -99,7 +100,7 @@ class Exchange:
     def __init__(self) -> None:
         self.status = 0
         self.chunks: list[bytes] = []
-        self.received_at = 0.0
+        self.received_at = 0.0  # when the first of `chunks` arrived, or the last that was taken
         self.done = False
         self.error: EngineError | ServiceError | None = None
         self.connection: Connection | None = None
@@ -108,27 +109,23 @@ class Exchange:
         self._waiter: asyncio.Future[None] | None = None
         self._paused = False
 
-    def feed(self, body: bytes) -> None:
-        if not self.chunks:
-            self.received_at = perf_counter()
-        self.chunks.append(body)
+    def finish(self, error: EngineError | ServiceError | None) -> None:
+        """Nothing more will arrive; `wake` tells."""
+        self.done, self.error = True, self.error or error
+        self.connection = None
+
+    def wake(self) -> None:
+        """Tell the reader, if there is something for it; pause the connection of a slow one."""
+        if not (self.chunks or self.done):
+            return
+        if self.listener is not None:
+            self.listener()
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
         if len(self.chunks) >= HIGH_WATER and self.connection is not None and not self._paused:
             self._paused = True
             self.connection.transport.pause_reading()
-
-    def finish(self, error: EngineError | ServiceError | None) -> None:
-        self.done, self.error = True, self.error or error
-        self.connection = None
-        self.wake()
-
-    def wake(self) -> None:
-        if not (self.chunks or self.done):
-            return
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
-        if self.listener is not None:
-            self.listener()
 
     def take(self) -> bytes | None:
         """What has arrived, joined; b"" at the end, None when there is nothing yet (then await `change`).
@@ -137,22 +134,21 @@ class Exchange:
             EngineError, ServiceError: the connection broke before the answer was whole.
         """
         if self.chunks:
-            chunks, self.chunks = self.chunks, []
-            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            data = b"".join(self.chunks)
+            self.chunks.clear()
+            if self._paused:
+                self._resume()
+            return data
         if self.error is not None:
             raise self.error
         return b"" if self.done else None
 
     def ready(self) -> bool:
-        """Whether `take` has something; where not, the connection goes on if it was paused."""
-        if self.chunks or self.done:
-            return True
-        self._resume()
-        return False
+        """Whether `take` has something."""
+        return bool(self.chunks) or self.done
 
     def change(self) -> asyncio.Future[None]:
-        """Done when `take` has something."""
-        self._resume()
+        """Done when `take` has something new."""
         self._waiter = asyncio.get_running_loop().create_future()
         return self._waiter
 
@@ -168,10 +164,11 @@ class Exchange:
             self.connection.abort()
         self.chunks.clear()
         self.finish(None)
+        self.wake()
 
     def _resume(self) -> None:
-        if self._paused and self.connection is not None:
-            self._paused = False
+        self._paused = False
+        if self.connection is not None:
             self.connection.transport.resume_reading()
 
 

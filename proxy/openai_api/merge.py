@@ -8,7 +8,7 @@ from collections.abc import Callable
 from common.errors import EwError
 from proxy import metrics
 from proxy.generation import Cause, Generation, is_whole
-from proxy.http import ClientGone, Receive, Send, watch
+from proxy.http import ClientConnection, ClientGone, Send
 from proxy.openai_api.framing import ChoiceWriter
 from proxy.streaming import NO_BUFFERING, PSEUDO, early_end, refuse_empty_end
 
@@ -20,23 +20,19 @@ class Left(EwError):
     """Put in the place of a text when the client has gone."""
 
 
-async def texts_of_all(generations: list[Generation], receive: Receive) -> list[str]:
+async def texts_of_all(generations: list[Generation], client: ClientConnection) -> list[str]:
     """All texts. One failure stops the others.
 
     Raises:
         EwError: a generation failed, or was stopped before its first token.
         ClientGone: nobody is there any more.
     """
-    watcher = asyncio.get_running_loop().create_task(
-        watch(receive, lambda: _cancel(generations, "client_gone"))
-    )
-    try:
-        texts = await asyncio.gather(*(_text(generation) for generation in generations))
-    except EwError:
-        _cancel(generations, "sibling_failed")
-        raise
-    finally:
-        watcher.cancel()
+    with client.watch(lambda: _cancel(generations, "client_gone")):
+        try:
+            texts = await asyncio.gather(*(_text(generation) for generation in generations))
+        except EwError:
+            _cancel(generations, "sibling_failed")
+            raise
     for generation in generations:
         refuse_empty_end(generation)
     return texts
@@ -44,8 +40,8 @@ async def texts_of_all(generations: list[Generation], receive: Receive) -> list[
 
 async def stream_many(
     choices: list[tuple[Generation, ChoiceWriter]],
-    receive: Receive,
     send: Send,
+    client: ClientConnection,
     end: Callable[[], bytes],
     failure: Callable[[EwError], bytes],
     header_hold: float,
@@ -62,7 +58,6 @@ async def stream_many(
     queue: asyncio.Queue[bytes | EwError | None] = asyncio.Queue(QUEUED_PIECES)
     loop = asyncio.get_running_loop()
     tasks = [loop.create_task(_produce(generation, writer, queue)) for generation, writer in choices]
-    watcher = loop.create_task(watch(receive, lambda: _cancel(generations, "client_gone")))
 
     def broken(error: EwError) -> bytes:
         metrics.of_model(generations[0].request.model.model_id).stream_broke(error.code)
@@ -74,10 +69,10 @@ async def stream_many(
 
     hold = loop.call_later(header_hold, begin)
     try:
-        await _consume(queue, generations, send, end, broken)
+        with client.watch(lambda: _cancel(generations, "client_gone")):
+            await _consume(queue, generations, send, end, broken)
     finally:
         hold.cancel()
-        watcher.cancel()
         _cancel(generations, "sibling_failed")
         for task in tasks:
             task.cancel()

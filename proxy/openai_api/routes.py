@@ -74,19 +74,19 @@ class OpenAIRoute:
             generations = [
                 await stack.enter_async_context(service.run(one, context)) for one in plan.requests
             ]
+            client = client_connection(scope)
             if fields.stream:
-                await self._stream(documents, generations, fields, receive, send, client_connection(scope))
+                await self._stream(documents, generations, fields, send, client)
             else:
-                await self._whole(documents, generations, fields, receive, send)
+                await self._whole(documents, generations, fields, send, client)
 
     async def _stream(
         self,
         documents: Documents,
         generations: list[Generation],
         fields: Any,
-        receive: Receive,
         send: Send,
-        connection: ClientConnection,
+        client: ClientConnection,
     ) -> None:
         options = fields.stream_options
         with_usage = options is not None and options.include_usage
@@ -94,22 +94,27 @@ class OpenAIRoute:
         hold = self._service.settings.header_hold
         if len(generations) == 1:
             single = SingleFraming(documents, writers[0], with_usage=with_usage)
-            await stream(generations[0], single, receive, send, connection, hold)
+            await stream(generations[0], single, send, client, hold)
             return
         await stream_many(
             list(zip(generations, writers, strict=True)),
-            receive,
             send,
+            client,
             lambda: closing(documents, generations, with_usage),
             lambda error: framing.failure(error, documents.request_id),
             hold,
         )
 
     async def _whole(
-        self, documents: Documents, generations: list[Generation], fields: Any, receive: Receive, send: Send
+        self,
+        documents: Documents,
+        generations: list[Generation],
+        fields: Any,
+        send: Send,
+        client: ClientConnection,
     ) -> None:
         plan = documents.plan
-        texts = await texts_of_all(generations, receive)
+        texts = await texts_of_all(generations, client)
         if self._kind == "completion" and fields.echo:
             each = len(generations) // len(plan.prompt_texts)
             texts = [plan.prompt_texts[index // each] + text for index, text in enumerate(texts)]

@@ -15,9 +15,8 @@ from proxy.relay import Relay
 class ScriptedGeneration:
     """A generation whose texts arrive when the test says so; an exception stands for the engine's."""
 
-    def __init__(self, *, pseudo: bool = False) -> None:
-        self.pseudo = pseudo
-        self.timings = Timings(0.0)
+    def __init__(self) -> None:
+        self.timings = Timings(0.0, answers=[0.0])
         self.ended = False
         self.arrived: list[str | Exception] = []
         self.listener: Callable[[], None] | None = None
@@ -53,18 +52,19 @@ class Client:
         self.written.append(body)
 
 
-async def relaying(generation: ScriptedGeneration, client: Client) -> asyncio.Task[None]:
+async def relaying(generation: ScriptedGeneration, client: Client) -> tuple[Relay, asyncio.Task[None]]:
     relay = Relay(generation, str.encode, client)  # type: ignore[arg-type]
     task = asyncio.ensure_future(relay.run())
     await asyncio.sleep(0)
-    return task
+    return relay, task
 
 
 async def test_text_is_written_before_the_loop_turns() -> None:
     generation, client = ScriptedGeneration(), Client()
-    task = await relaying(generation, client)
+    _, task = await relaying(generation, client)
     generation.arrive("a", "", "b")
-    assert client.written == [b"a", b"b"]
+    generation.arrive("c")
+    assert client.written == [b"ab", b"c"]
     generation.arrive("<stop>")
     await asyncio.wait_for(task, 5)
     assert generation.listener is None and client.on_writable is None
@@ -72,31 +72,32 @@ async def test_text_is_written_before_the_loop_turns() -> None:
 
 async def test_text_waits_while_the_client_does_not_read() -> None:
     generation, client = ScriptedGeneration(), Client()
-    task = await relaying(generation, client)
+    _, task = await relaying(generation, client)
     client.writable = False
-    generation.arrive("a", "<stop>")
-    assert client.written == [] and len(generation.arrived) == 2
+    generation.arrive("a")
+    assert client.written == [] and generation.arrived == ["a"]
     client.writable = True
     assert client.on_writable is not None
     client.on_writable()
     assert client.written == [b"a"]
+    generation.arrive("<stop>")
     await asyncio.wait_for(task, 5)
+
+
+async def test_text_that_comes_with_the_end_is_left_to_go_out_with_it() -> None:
+    generation, client = ScriptedGeneration(), Client()
+    relay, task = await relaying(generation, client)
+    generation.arrive("a", "<stop>")
+    await asyncio.wait_for(task, 5)
+    assert (client.written, relay.rest) == ([], b"a")
 
 
 async def test_a_failure_reaches_the_request_and_not_the_connection() -> None:
     generation, client = ScriptedGeneration(), Client()
-    task = await relaying(generation, client)
+    relay, task = await relaying(generation, client)
     generation.arrive("a", EngineError("It broke."))
     with pytest.raises(EngineError):
         await asyncio.wait_for(task, 5)
-    assert client.written == [b"a"]
+    assert relay.rest == b"a"
     generation.arrive("late")
-    assert client.written == [b"a"]
-
-
-async def test_pseudo_streaming_frames_each_character() -> None:
-    generation, client = ScriptedGeneration(pseudo=True), Client()
-    relay = Relay(generation, lambda text: b"<%b>" % text.encode(), client)  # type: ignore[arg-type]
-    generation.arrived = ["ab", "<stop>"]
-    await asyncio.wait_for(relay.run(), 5)
-    assert client.written == [b"<a><b>"]
+    assert client.written == []

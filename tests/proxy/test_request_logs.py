@@ -7,8 +7,10 @@ import json
 import logging
 
 import pytest
+from prometheus_client import CollectorRegistry, Histogram
 
 from proxy.logs import JsonFormatter
+from proxy.metrics import BulkHistogram
 from tests.proxy.stack import MODEL, Stack
 from tests.proxy.test_cancel import until
 
@@ -72,3 +74,19 @@ async def scrape(stack: Stack) -> dict[str, float]:
         lines = (await answer.text()).splitlines()
     samples = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
     return {name: float(value) for name, value in samples}
+
+
+def test_values_observed_at_once_count_as_one_by_one() -> None:
+    values = sorted((0.0, 0.5, 1.0, 1.5, 2.0, 9.0))
+    registry = CollectorRegistry()
+    bulk = BulkHistogram("bulk", "", ["model"], buckets=(1.0, 2.0), registry=registry)
+    single = Histogram("single", "", ["model"], buckets=(1.0, 2.0), registry=registry)
+    bulk.labels("m").observe_all(values)
+    for value in values:
+        single.labels("m").observe(value)
+    for sample in ("bucket", "sum", "count"):
+        labels = {"model": "m"}
+        for bound in ("1.0", "2.0", "+Inf") if sample == "bucket" else ("",):
+            wanted = {**labels, "le": bound} if bound else labels
+            seen = [registry.get_sample_value(f"{name}_{sample}", wanted) for name in ("bulk", "single")]
+            assert seen[0] == seen[1] is not None

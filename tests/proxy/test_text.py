@@ -198,5 +198,5 @@ def test_one_event_may_arrive_in_any_pieces() -> None:
         stream = TokenStream(None, None)  # type: ignore[arg-type]
         ids: list[int] = []
         for at in range(0, len(event), size):
-            stream._parse(event[at : at + size], ids)
+            ids += stream._parse(event[at : at + size])
         assert ids == [7, 8, 9]
