@@ -38,11 +38,12 @@ class GuardedProtocol(HttpToolsProtocol):
         self._began = self.loop.time()
         connection: socket.socket = transport.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-        self._timer = self.loop.call_later(HEADER_SECONDS, self._headers_too_slow)
+        self._start_timer()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if not self._headers_done:
+            self._start_timer()
             self._header_bytes += len(data)
             if self._header_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
                 self._refuse(
@@ -55,8 +56,6 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._headers_done, self._header_bytes = False, 0
         self._began = self.loop.time()
-        if self._timer is None:
-            self._timer = self.loop.call_later(HEADER_SECONDS, self._headers_too_slow)
 
     def on_headers_complete(self) -> None:
         self._headers_done = True
@@ -106,6 +105,10 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(b"400 Bad Request", "invalid_http", msg)
+
+    def _start_timer(self) -> None:
+        if self._timer is None and not self.transport.is_closing():
+            self._timer = self.loop.call_later(HEADER_SECONDS, self._headers_too_slow)
 
     def _headers_too_slow(self) -> None:
         self._timer = None

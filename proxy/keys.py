@@ -46,6 +46,7 @@ class KeyStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._file = str(path)  # looked at for every request
         self._stamp: tuple[int, int, int] | None = None
         self._keys: tuple[ApiKey, ...] = ()
 
@@ -65,7 +66,7 @@ class KeyStore:
             ConfigError: the file is readable by others, or is not a key file.
         """
         try:
-            status = self.path.stat()
+            status = os.stat(self._file)
         except FileNotFoundError:
             return ()
         stamp = (status.st_mtime_ns, status.st_ino, status.st_size)
