@@ -20,12 +20,13 @@ HEAD = (
 
 
 def rows(shape: dict[str, Any]) -> Iterator[str]:
-    for bare, triton, stack in zip(shape["bare"], shape["triton"], shape["stack"], strict=True):
+    nothing = [None] * len(shape["bare"])
+    for bare, triton, stack in zip(shape["bare"], shape.get("triton", nothing), shape["stack"], strict=True):
         pairs = [
             f"{bare[key]:.1f} / {stack[key]:.1f}" if "ttft" in key else f"{bare[key]:.2f} / {stack[key]:.2f}"
             for key in ("ttft_p50", "ttft_p99", "itl_p50", "itl_p99")
         ]
-        rates = [f"{layer['tokens_per_second']:,.0f}" for layer in (bare, triton, stack)]
+        rates = [f"{layer['tokens_per_second']:,.0f}" if layer else "-" for layer in (bare, triton, stack)]
         ratio = f"{stack['tokens_per_second'] / bare['tokens_per_second']:.2f}"
         cells = [str(bare["streams"]), *rates, ratio, *pairs, f"{stack['tokens_per_event']:.1f}"]
         yield f"| {' | '.join(cells)} |"
@@ -36,9 +37,17 @@ def report(path: Path) -> str:
     settings, parts = document["settings"], []
     for name, shape in document["shapes"].items():
         lengths = f"{settings['prompt_len']} tokens in, {settings['new_tokens']} out, greedy"
-        parts.append(f"Llama-{name} shape, random weights, bf16, {lengths}; {document['gpu']}.\n\n{HEAD}")
+        engine = f"{settings['engine']}, Llama-{name} shape, random weights, bf16"
+        parts.append(f"{engine}, {lengths}; {hardware(document, settings)}.\n\n{HEAD}")
         parts[-1] += "\n" + "\n".join(rows(shape)) + "\n"
     return "\n".join(parts)
+
+
+def hardware(document: dict[str, Any], settings: dict[str, Any]) -> str:
+    gpus = document["gpu"].splitlines()
+    if len(gpus) < 2:
+        return str(document["gpu"])
+    return f"{len(gpus)} x {gpus[0]}, tensor parallel {settings['tp_size']}"
 
 
 def plot(paths: list[Path], target: Path) -> None:
