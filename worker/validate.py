@@ -14,6 +14,7 @@ from worker.protocol import (
     LOGIT_BIAS,
     LORA,
     GenerationRequest,
+    Ready,
     Sampling,
     Status,
 )
@@ -37,6 +38,19 @@ class Limits:
     max_output_len: int
     max_total_len: int
     features: tuple[str, ...] = ()
+
+    def ready(self, engine: str, *, max_batch_size: int, kv_cache_tokens: int, kv_block_tokens: int) -> Ready:
+        """What the bridge is told of an engine with these limits."""
+        return Ready(
+            engine=engine,
+            vocab_size=self.vocab_size,
+            max_batch_size=max_batch_size,
+            max_input_len=self.max_input_len,
+            max_output_len=self.max_output_len,
+            kv_cache_tokens=kv_cache_tokens,
+            kv_block_tokens=kv_block_tokens,
+            features=self.features,
+        )
 
 
 class RequestRefused(UsageError):

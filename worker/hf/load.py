@@ -20,7 +20,7 @@ from worker.checkpoint import checkpoint_folder
 from worker.hf.adapter import HfAdapter
 from worker.hf.batching import PAGE_SIZE, SUPPORTED, Batches
 from worker.hf.options import EngineOptions
-from worker.protocol import LOGIT_BIAS, Ready
+from worker.protocol import LOGIT_BIAS
 from worker.validate import Limits
 
 # Without a GPU, where memory does not say how large the KV cache may be.
@@ -47,15 +47,11 @@ def load(package: Path, options: Mapping[str, Any]) -> HfAdapter:
     model = _model(checkpoint_folder(package, settings.model, "transformers"), settings).to(device)
     batches = Batches(model, batching_config(settings, device))
     bounds = _limits(model.config.get_text_config(), settings, batches)
-    ready = Ready(
-        engine="cuda-hf",
-        vocab_size=bounds.vocab_size,
+    ready = bounds.ready(
+        "cuda-hf",
         max_batch_size=settings.max_batch_size,
-        max_input_len=bounds.max_input_len,
-        max_output_len=bounds.max_output_len,
         kv_cache_tokens=batches.kv_cache_tokens,
         kv_block_tokens=batches.page_tokens,
-        features=bounds.features,
     )
     return HfAdapter(batches, ready, bounds)
 

@@ -280,15 +280,11 @@ def load(package: Path, options: Mapping[str, Any]) -> OpenVinoAdapter:
     guides = None if textless is None else Guides(GuideChecker(folder), textless)
     features = (LOGIT_BIAS,) if guides is None else (LOGIT_BIAS, GUIDED_DECODING)
     bounds = replace(limits(spec, settings, blocks * BLOCK_TOKENS), features=features)
-    ready = Ready(
-        engine="cpu",
-        vocab_size=bounds.vocab_size,
+    ready = bounds.ready(
+        "cpu",
         max_batch_size=settings.max_batch_size,
-        max_input_len=bounds.max_input_len,
-        max_output_len=bounds.max_output_len,
         kv_cache_tokens=blocks * BLOCK_TOKENS,
         kv_block_tokens=BLOCK_TOKENS,
-        features=features,
     )
     return OpenVinoAdapter(_pipeline(folder, settings, spec, blocks), ready, bounds, guides)
 

@@ -16,7 +16,7 @@ from tensorrt_llm.llmapi import LoRARequest
 
 from common.errors import CheckpointError
 from worker.descendants import end_with_worker
-from worker.protocol import LOGIT_BIAS, LORA, Ready
+from worker.protocol import LOGIT_BIAS, LORA
 from worker.trtllm.adapter import TrtLlmAdapter
 from worker.trtllm.following import Follower
 from worker.trtllm.lora import find_adapters, lora_arguments
@@ -49,16 +49,12 @@ def load(package: Path, options: Mapping[str, Any]) -> TrtLlmAdapter:
     features = (LOGIT_BIAS, LORA) if adapters else (LOGIT_BIAS,)
     bounds = replace(_limits(config, settings, arguments), features=features)
     statistics = Statistics(llm)
-    ready = Ready(
-        engine="cuda-trt",
-        vocab_size=bounds.vocab_size,
+    ready = bounds.ready(
+        "cuda-trt",
         max_batch_size=int(arguments.get("max_batch_size") or DEFAULT_BATCH_SIZE),
-        max_input_len=bounds.max_input_len,
-        max_output_len=bounds.max_output_len,
         # TensorRT-LLM tells the size of its cache only with its statistics, once it computes.
         kv_cache_tokens=0,
         kv_block_tokens=0,
-        features=bounds.features,
     )
     return TrtLlmAdapter(
         Follower(llm),

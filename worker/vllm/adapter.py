@@ -202,15 +202,11 @@ def load(package: Path, options: Mapping[str, Any]) -> VllmAdapter:
     kv_tokens = int(cache.num_gpu_blocks or 0) * int(cache.block_size)
     features = (LOGIT_BIAS,) if arguments["skip_tokenizer_init"] else (LOGIT_BIAS, GUIDED_DECODING)
     bounds = replace(_limits(config.model_config, settings, kv_tokens), features=features)
-    ready = Ready(
-        engine="cuda-vllm",
-        vocab_size=bounds.vocab_size,
+    ready = bounds.ready(
+        "cuda-vllm",
         max_batch_size=settings.max_batch_size,
-        max_input_len=bounds.max_input_len,
-        max_output_len=bounds.max_output_len,
         kv_cache_tokens=kv_tokens,
         kv_block_tokens=int(cache.block_size),
-        features=features,
     )
     return VllmAdapter(core, ready, bounds, guide_end)
 
