@@ -14,7 +14,7 @@ from rich.table import Table
 
 from cli.output import emit, json_option, report_errors
 from common.errors import ServiceError
-from runtime.status import status
+from runtime.status import SOUND, status
 
 WATCH_SECONDS = 2
 
@@ -24,8 +24,9 @@ WATCH_SECONDS = 2
 @json_option
 @report_errors
 def command(watch: bool, as_json: bool) -> None:
-    """Show engines, models, requests, memory and processes. Exits with 0 only when the service is ready.
+    """Show engines, models, requests, memory and processes.
 
+    Exits with 0 only when every model that is meant to serve is ready: one that was unloaded is not meant to.
     With --watch --json each look is one line of JSON.
 
     \b
@@ -41,7 +42,7 @@ def command(watch: bool, as_json: bool) -> None:
     emit(document, as_json=as_json)
     if not as_json:
         _show(document)
-    if document["state"] != "ready":
+    if document["state"] not in SOUND:
         sys.exit(ServiceError.exit_code)
 
 

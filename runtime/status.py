@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,9 @@ from runtime.processes import ProcessRef
 from runtime.roles import memory_of, role_of, worker_name
 from runtime.state import Server, Service
 
+SOUND = ("ready", "unloaded")  # states in which nothing is wrong with a service that runs
 LOG_LINES = 2000  # of each log, in which the last error is looked for
+SHORT_TAIL = 400  # lines of each log, in which the cause of a service's trouble is looked for
 BATCHER = "nv_trt_llm_inflight_batcher_metrics"
 GpuMemory = dict[int, int] | None  # bytes by pid; None where no GPU tells
 
@@ -80,8 +82,8 @@ class ProcessStatus:
 def status() -> dict[str, Any]:
     """The document of `ew status --json`.
 
-    `state` is stopped, stale, starting, ready, degraded (one of several tritonservers ended), stopping or
-    broken.
+    `state` is stopped, stale, starting, ready, unloaded (no model is meant to serve), degraded (some of
+    what is meant to serve does not), stopping or broken.
     """
     service = state.load()
     if service is None:
@@ -91,19 +93,42 @@ def status() -> dict[str, Any]:
         return {"state": "stale", "models": [{"model": model} for model in service.models]}
     gpu_memory = _gpu_memory(service)
     processes = _processes(service)
+    models = [model for server in service.servers for model in _models(server, gpu_memory)]
+    proxy_ready = probe.is_ok(service.port, "/health/ready", host=service.address)
+    told = judged(health, _settled(service, models), proxy_ready=proxy_ready)
     return {
-        "state": health,
+        "state": told,
         "url": service.url,
         "uptime": _age(service.started_at),
         "ready_after": service.ready_after,
         "engines": [_engine(server, gpu_memory).as_dict() for server in service.servers],
-        "models": [model.as_dict() for server in service.servers for model in _models(server, gpu_memory)],
+        "models": [model.as_dict() for model in models],
         "processes": [process.as_dict() for process in processes],
         "ports": dict(vars(service.ports)),
         "key_file": service.key_file,
-        "proxy_ready": probe.is_ok(service.port, "/health/ready", host=service.address),
-        "last_errors": _last_errors(health),
+        "proxy_ready": proxy_ready,
+        "last_errors": _last_errors(told),
     }
+
+
+def _settled(service: Service, models: Sequence[ModelStatus]) -> list[str]:
+    """States of the models whose tritonserver is not being added or taken away."""
+    settled = {model for server in service.servers if server.phase == "ready" for model in server.models}
+    return [model.state for model in models if model.model in settled]
+
+
+def judged(health: str, models: Sequence[str], *, proxy_ready: bool) -> str:
+    """The service's state from that of its processes and those of its models.
+
+    A model that was unloaded on purpose is not meant to serve. Where all are unloaded, the proxy is ready all
+    the same if it loads them on demand.
+    """
+    if health != "ready":
+        return health
+    wanted = [state for state in models if state != "UNLOADED"]
+    if proxy_ready and all(state == "READY" for state in wanted):
+        return "ready"
+    return "degraded" if wanted else "unloaded"
 
 
 def _health(service: Service) -> str:
@@ -194,7 +219,7 @@ def _last_error(model: str, entry: dict[str, str]) -> str | None:
     if entry.get("state") == "UNAVAILABLE" and entry.get("reason") != "unloaded":
         return entry.get("reason")
     for name in ("worker", "triton"):
-        told = logs.troubles_in(filter(logs.ModelFilter(model), logs.tail(name, LOG_LINES)), 1)
+        told = logs.troubles_in(filter(logs.ModelFilter(model), _tail(name, LOG_LINES)), 1)
         if told:
             return told[0]
     return None
@@ -240,9 +265,17 @@ def _whole(value: float | None) -> int | None:
     return None if value is None else int(value)
 
 
-def _last_errors(health: str) -> dict[str, str]:
+def _last_errors(told: str) -> dict[str, str]:
     """Where something is wrong: the last line of each log that names a cause."""
-    if health == "ready":
+    if told in SOUND:
         return {}
-    found = {name: logs.troubles(name, limit=1) for name in logs.LOGS}
+    found = {name: logs.troubles_in(_tail(name, SHORT_TAIL), 1) for name in logs.LOGS}
     return {name: lines[-1] for name, lines in found.items() if lines}
+
+
+def _tail(name: str, lines: int) -> list[str]:
+    """The end of a log; nothing of one that is another user's: the rest can be told all the same."""
+    try:
+        return logs.tail(name, lines)
+    except OSError:
+        return []

@@ -238,10 +238,17 @@ def test_models_go_and_come_back_while_others_stay(tiny: Installation) -> None:
 
     unloaded = json.loads(tiny.run("stop", "--model", "second", "--json").stdout)
     assert unloaded["memory_freed"] > 10 * 2**20
-    assert states(tiny)["tiny"] == "READY" != states(tiny)["second"]
+    shown = tiny.run("status", "--json")
+    assert (shown.returncode, json.loads(shown.stdout)["state"]) == (0, "ready")
+    assert states(tiny) == {"tiny": "READY", "second": "UNLOADED"}
     roles = [process["role"] for process in tiny.status()["processes"]]
     assert "worker tiny" in roles and "worker second" not in roles
     assert open_stream(url, key, "tiny", 4).read().decode().rstrip().endswith("data: [DONE]")
+
+    assert tiny.run("stop", "--model", "tiny").returncode == 0
+    none = tiny.run("status", "--json")
+    assert (none.returncode, json.loads(none.stdout)["state"]) == (0, "unloaded")
+    assert tiny.run("start", "--model", "tiny").returncode == 0
 
     loaded = tiny.run("start", "--model", "second", "--json")
     assert loaded.returncode == 0, loaded.stdout

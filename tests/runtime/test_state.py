@@ -15,7 +15,7 @@ from runtime.lifecycle import as_request, launch_options
 from runtime.ports import TritonPorts
 from runtime.processes import SERVICE_VARIABLE, ProcessRef, boot_id
 from runtime.state import Server, Service
-from runtime.status import status
+from runtime.status import judged, status
 from tests.runtime.conftest import Spawn
 
 MARK = {SERVICE_VARIABLE: "test-state"}
@@ -102,6 +102,35 @@ def test_a_start_that_was_killed_shows_as_broken(ew_home: Path, spawn: Spawn) ->
     assert status()["state"] == "broken"
     with state.exclusive():
         assert status()["state"] == "starting"
+
+
+@pytest.mark.parametrize(
+    ("health", "models", "proxy_ready", "told"),
+    [
+        ("ready", ["READY", "READY"], True, "ready"),
+        ("ready", ["READY", "UNLOADED"], True, "ready"),
+        ("ready", ["UNLOADED", "UNLOADED"], False, "unloaded"),
+        ("ready", ["UNLOADED"], True, "ready"),
+        ("ready", ["READY", "UNAVAILABLE"], False, "degraded"),
+        ("ready", ["UNREACHABLE"], False, "degraded"),
+        ("ready", ["READY"], False, "degraded"),
+        ("degraded", ["READY", "UNREACHABLE"], False, "degraded"),
+        ("broken", ["UNLOADED"], False, "broken"),
+    ],
+)
+def test_only_models_that_are_meant_to_serve_count(
+    health: str, models: list[str], proxy_ready: bool, told: str
+) -> None:
+    assert judged(health, models, proxy_ready=proxy_ready) == told
+
+
+def test_a_log_that_cannot_be_read_hides_nothing_else(ew_home: Path, spawn: Spawn) -> None:
+    child = spawn(SLEEP, **MARK)
+    state.save(service(server(1, child.pid), phase="ready"))
+    (ew_home / "logs").mkdir()
+    (ew_home / "logs" / "triton.log").symlink_to("/proc/self/mem")  # no user can read its beginning
+    (ew_home / "logs" / "proxy.log").write_text("error: it fell\n")
+    assert status()["last_errors"] == {"proxy": "error: it fell"}
 
 
 def test_a_restart_asks_for_what_the_start_asked(ew_home: Path) -> None:
