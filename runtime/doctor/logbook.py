@@ -97,21 +97,13 @@ def explain_file(path: Path) -> list[Finding]:
     return explain(text.splitlines(), str(path))
 
 
-def explain_files(paths: Iterable[Path]) -> list[Finding]:
-    """The findings of several logs of one run, causes first; each id once, where it was first seen.
-
-    Raises:
-        UsageError: a file cannot be read.
-    """
-    return _merged(one for path in paths for one in explain_file(path))
-
-
 def explain_together(logs: Mapping[str, Sequence[str]]) -> list[Finding]:
-    """As `explain_files`, from the lines of each log by its name."""
-    return _merged(one for name, lines in logs.items() for one in explain(lines, name))
+    """The findings of several logs of one run, from the lines of each by its name."""
+    return merged(one for name, lines in logs.items() for one in explain(lines, name))
 
 
-def _merged(findings: Iterable[Finding]) -> list[Finding]:
+def merged(findings: Iterable[Finding]) -> list[Finding]:
+    """The findings of several logs of one run, causes first; each id once, where it was first seen."""
     together: dict[str, Finding] = {}
     for finding in findings:
         known = together.get(finding.id)

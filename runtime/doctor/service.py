@@ -10,7 +10,7 @@ from typing import Any
 
 from builder.package import load_package
 from common.config import DeployConfig, load_config
-from common.errors import ConfigError, EwError, PackageError
+from common.errors import ConfigError, EwError, PackageError, UsageError
 from common.paths import home
 from runtime import logs, ports, status
 from runtime.doctor import logbook
@@ -56,16 +56,21 @@ def check_service() -> Iterator[Finding]:
         yield found("service_stale", ", ".join(model["model"] for model in seen["models"]))
     elif seen["state"] == "broken":
         yield found("service_broken", "; ".join(seen["last_errors"].values()))
-    elif seen["state"] in ("ready", "degraded"):
+    elif seen["state"] in ("ready", "unloaded", "degraded"):
         yield from _ended(seen["engines"])
         yield from _running(seen)
 
 
 def check_logs() -> Iterator[Finding]:
     """What the logs of the running or last service say. A service that is up has outlived its errors."""
-    outlived = service_state() == "ready"
-    paths = [path for path in map(logs.log_path, logs.LOGS) if path.is_file()]
-    for finding in logbook.explain_files(paths):
+    outlived = service_state() in status.SOUND
+    told: list[Finding] = []
+    for path in map(logs.log_path, logs.LOGS):
+        try:
+            told += logbook.explain_file(path) if path.is_file() else []
+        except (OSError, UsageError) as error:  # another user's, whose other logs may be readable
+            yield found("log_unreadable", str(error), where=str(path))
+    for finding in logbook.merged(told):
         is_error = finding.severity == "error"
         yield replace(finding, severity="warning") if outlived and is_error else finding
 
@@ -109,9 +114,13 @@ def _ended(engines: list[dict[str, Any]]) -> Iterator[Finding]:
 def _running(seen: dict[str, object]) -> Iterator[Finding]:
     models: list[dict[str, str]] = seen["models"]  # type: ignore[assignment]
     for model in models:
-        if model["state"] != "READY":
+        if model["state"] == "UNLOADED":
+            yield found(
+                "model_unloaded", where=model["model"], command=f"./ew start --model {model['model']}"
+            )
+        elif model["state"] != "READY":
             yield found("model_not_ready", model["state"], where=model["model"])
-    if not seen["proxy_ready"]:
+    if not seen["proxy_ready"] and seen["state"] != "unloaded":
         yield found("proxy_not_ready", str(seen["url"]))
 
 

@@ -142,6 +142,29 @@ def test_logs_of_the_last_run_are_explained(ew_home: Path) -> None:
     assert "disk_full" in ids(service.check_logs())
 
 
+def test_a_log_that_cannot_be_read_is_a_finding_and_the_others_are_explained(ew_home: Path) -> None:
+    (ew_home / "logs").mkdir()
+    (ew_home / "logs" / "triton.log").symlink_to("/proc/self/mem")  # no user can read its beginning
+    (ew_home / "logs" / "worker.log").write_text("OSError: [Errno 28] No space left on device\n")
+    found = {finding.id: finding for finding in service.check_logs()}
+    assert set(found) == {"log_unreadable", "disk_full"}
+    assert found["log_unreadable"].where == str(ew_home / "logs" / "triton.log")
+
+
+def test_an_unloaded_model_is_no_error(ew_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {
+        "state": "unloaded",
+        "engines": [],
+        "models": [{"model": "a", "state": "UNLOADED"}],
+        "proxy_ready": False,
+        "url": "",
+    }
+    monkeypatch.setattr("runtime.status.status", lambda: seen)
+    (finding,) = service.check_service()
+    assert (finding.id, finding.severity) == ("model_unloaded", "info")
+    assert finding.command == "./ew start --model a"
+
+
 def test_a_cause_in_one_log_explains_the_others(ew_home: Path) -> None:
     (ew_home / "logs").mkdir()
     (ew_home / "logs" / "triton.log").write_text(
