@@ -59,9 +59,13 @@ def _tells(path: Path) -> bool:
 
 
 def _end_of(path: Path) -> str:
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - LOG_BYTES))
-        return file.read().decode("utf-8", "replace")
+    """The end of a file; of one that belongs to another user, why it is missing."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - LOG_BYTES))
+            return file.read().decode("utf-8", "replace")
+    except OSError as error:
+        return f"{error}\n"
 
 
 def _write(target: Path, members: list[tuple[str, str]]) -> None:

@@ -280,3 +280,14 @@ def test_a_bundle_holds_no_key_and_only_its_owner_reads_it(ew_home: Path) -> Non
         "model_repository/m/config.pbtxt",
     }
     assert not [text for text in texts if KEY.encode() in text]
+
+
+def test_a_bundle_says_which_log_could_not_be_read(ew_home: Path) -> None:
+    (ew_home / "logs").mkdir()
+    (ew_home / "logs" / "triton.log").symlink_to("/proc/self/mem")  # no user can read its beginning
+    target = ew_home / "report.tar.gz"
+    assert "logs/triton.log" in write_bundle(Report((), {}), target)
+    with tarfile.open(target) as archive:
+        extracted = archive.extractfile("ew-bundle/logs/triton.log")
+        assert extracted is not None
+        assert b"Errno" in extracted.read()
