@@ -63,6 +63,19 @@ def era_of(version: str) -> Era:
     return "engine" if parse_version(version) <= last else "pytorch"
 
 
+def version_remark(version: str) -> list[str]:
+    """What to say of a version that was released after ew's tables, or never."""
+    wanted = parse_version(version)
+    known = [row["version"] for row in load("compatibility")["releases"]]
+    known += [container.tensorrt_llm for container in containers()]
+    if any(parse_version(one) == wanted for one in known):
+        return []
+    return [
+        f"TensorRT-LLM {version} is not in ew's tables, so nothing was checked against it; it is taken for "
+        f"one of the {era_of(version)} era. The newest container has {newest_container().tensorrt_llm}."
+    ]
+
+
 def choose_runtime(choice: RuntimeChoice, version: str | None, found: str | None) -> RuntimeTarget:
     """Pick era and version from `--runtime`, `--trtllm-version` and the tensorrt_llm at hand (`found`).
 

@@ -78,8 +78,11 @@ def known_gpu_types() -> list[Gpu]:
     return [Gpu(name, memory * GIB, capability) for name, (memory, capability) in _KNOWN.items()]
 
 
-def gpu_by_name(name: str) -> Gpu:
+def gpu_by_name(name: str, *, or_memory: bool = False) -> Gpu:
     """A GPU type by its usual name, upper or lower case, with or without NVIDIA in front.
+
+    Args:
+        or_memory: whether who asks takes --gpu-memory instead; the refusal says so.
 
     Raises:
         UsageError: unknown; names the nearest.
@@ -89,9 +92,10 @@ def gpu_by_name(name: str) -> Gpu:
     if known is None:
         near = difflib.get_close_matches(_plain(name), names, n=1, cutoff=0.5)
         hint = f"Did you mean {names[near[0]]!r}? " if near else ""
+        hint += "Or give its memory: --gpu-memory 24GiB. " if or_memory else ""
         raise UsageError(
             f"The GPU {name!r} is not known.",
-            hint=f"{hint}Or give its memory: --gpu-memory 24GiB. Known: {', '.join(_KNOWN)}.",
+            hint=f"{hint}Known: {', '.join(_KNOWN)}.",
             code="unknown_gpu",
         )
     memory, capability = _KNOWN[_ALIASES.get(known, known)]

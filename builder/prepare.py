@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from builder import cache, families, hub
-from builder.compat import check_architecture, choose_runtime
+from builder.compat import check_architecture, choose_runtime, version_remark
 from builder.engine_env import installed_version
 from builder.gpus import Gpu, detect_gpus, gpu_by_name
 from builder.inspect import Inspection, inspect, read_config
@@ -149,13 +149,14 @@ def _plan(
         gpu=choose_gpu(request),
         stored=_stored(request, config, inspection),
     )
-    return replace(plan, remarks=(*plan.remarks, *window_remark(inspection.config, sizes_of(request))))
+    window = window_remark(inspection.config, sizes_of(request))
+    return replace(plan, remarks=(*plan.remarks, *window, *version_remark(target.tensorrt_llm)))
 
 
 def choose_gpu(request: ConvertRequest) -> Gpu | None:
     """The GPU to plan for: named, given by its memory, or the first one here if an engine is wanted."""
     if request.gpu is not None:
-        gpu = gpu_by_name(request.gpu)
+        gpu = gpu_by_name(request.gpu, or_memory=True)
         return Gpu(gpu.name, request.gpu_memory or gpu.memory, gpu.capability)
     if request.gpu_memory is not None:
         return Gpu(f"a GPU with {request.gpu_memory / 2**30:.1f} GiB", request.gpu_memory)

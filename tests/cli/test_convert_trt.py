@@ -109,6 +109,26 @@ def test_plan_table_and_document(source: Path) -> None:
     assert "4 layers x 4 KV heads x 8 x 2 (K, V) x 2 bytes" in figures["kv_bytes_per_token"]["reason"]
 
 
+def test_a_gpu_that_is_not_known_is_answered_with_options_the_verb_has(source: Path, tmp_path: Path) -> None:
+    ew("convert-trt", "--model", source, "--output", tmp_path / "out", "--runtime", "pytorch")
+    checked = ew("package", "check", tmp_path / "out", "--trtllm-version", "1.2.1", "--gpu", "L41", "--json")
+    hint = checked.document["error"]["hint"]
+    assert "'L4'" in hint and "--gpu-memory" not in hint
+    planned = ew("plan", "--model", source, "--gpu", "L41", "--json")
+    assert "--gpu-memory 24GiB" in planned.document["error"]["hint"]
+
+
+@pytest.mark.parametrize(("version", "is_told"), [("9.9", True), ("1.2.1", False), ("1.3.0.rc22", False)])
+def test_a_version_that_no_table_has_is_said(
+    version: str, is_told: bool, source: Path, tmp_path: Path
+) -> None:
+    options = ["--model", source, "--trtllm-version", version]
+    remarks = ew("plan", *options, "--json").document["remarks"]
+    assert any("is not in ew's tables" in remark for remark in remarks) is is_told
+    made = ew("convert-trt", *options, "--output", tmp_path / "out", "--json").document
+    assert any("is not in ew's tables" in warning for warning in made["warnings"]) is is_told
+
+
 def test_plan_that_does_not_fit_exits_8(source: Path) -> None:
     answer = ew("plan", "--model", source, "--gpu-memory", "1GiB", "--json")
     assert (answer.code, answer.document["fits"]) == (8, False)
