@@ -17,6 +17,7 @@ from builder.lint.repository import Model, Options, Repository, load_repository
 from builder.migrate_arguments import read_llmapi, read_vllm
 from builder.migrate_engine import read_engine
 from builder.migrate_rows import Outcome, Reading, Row
+from builder.repository_changes import read_record
 from common.errors import RepositoryError
 from common.triton_settings import TritonSettings
 
@@ -36,11 +37,13 @@ class Migration:
     """A model's entry for deploy/config.json, the table of how it came about, and what makes its package.
 
     `command` is a convert-trt command; CHECKPOINT stands in it where the old repository does not say which.
+    `note` says that the model was rendered by ew, whose entry it has already; "" for all others.
     """
 
     entry: dict[str, Any]
     rows: list[Row] = field(default_factory=list)
     command: list[str] = field(default_factory=list)
+    note: str = ""
 
     def of(self, outcome: Outcome) -> list[Row]:
         return [row for row in self.rows if row.outcome == outcome]
@@ -60,12 +63,31 @@ def migrate(source: Path, *, to: Era, package: str, name: str | None = None) -> 
     repository = load_repository(source, Options(check_paths=False))
     model = _choose(repository, name)
     reading, engine = _read(repository, model, to)
+    rendered = _rendered_as(repository, model)
+    if rendered and model.is_engine:
+        reading.checkpoint = None  # what its tokenizer_dir names is the tokenizer in the repository itself
     settings = TritonSettings.model_validate(reading.settings).model_dump(exclude_defaults=True)
     entry = {"engine": engine, "model_path": package, **reading.sizes}
     return Migration(
         {**entry, **({"triton": settings} if settings else {})},
         reading.rows,
         _command(reading, to, package),
+        _own_note(repository, rendered) if rendered else "",
+    )
+
+
+def _rendered_as(repository: Repository, model: Model) -> str | None:
+    """The id of the entry that ew rendered the model from; None where somebody else made it."""
+    name = f"{model.name}/config.pbtxt"
+    rendered = read_record(repository.root).models.items()
+    return next((model_id for model_id, files in rendered if name in files), None)
+
+
+def _own_note(repository: Repository, model_id: str) -> str:
+    return (
+        f"{repository.root} was rendered by ew: its deploy/config.json has this entry already, as {model_id}."
+        " To serve it elsewhere, copy that entry and its package, and render there; migrate is needed only "
+        "to serve it with another runtime, which takes a package made anew from the checkpoint."
     )
 
 

@@ -57,6 +57,7 @@ def command(
         "models": {model_id: result.entry},
         "rows": [vars(row) for row in result.rows],
         "convert": result.command,
+        "note": result.note,
         "written": write,
         "repository": rendered,
     }
@@ -131,4 +132,4 @@ def _table(model_id: str, result: Migration) -> str:
             note = f"   {row.note}" if row.note else ""
             lines.append(f"  {row.model:24} {row.key} = {row.value}{note}")
     entry = json.dumps({"models": {model_id: result.entry}}, ensure_ascii=False, indent=2)
-    return "\n".join([*lines, "", entry])
+    return "\n".join([*lines, "", entry, *(["", f"Note: {result.note}"] if result.note else [])])

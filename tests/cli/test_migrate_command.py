@@ -57,6 +57,18 @@ def test_an_id_that_no_config_may_have_is_refused_first(upstream: Path, config: 
     assert (refused.code, refused.document["error"]["code"]) == (2, "model_id_invalid")
 
 
+def test_what_ew_rendered_is_named_as_its_own(upstream: Path, config: Path, own_home: Path) -> None:
+    make_package(own_home / "models" / "mine", byte_level())
+    config.write_text(json.dumps({"models": {"llama": MINE}}))
+    assert ew("render", "--model", "llama").code == 0
+    source = own_home / "model_repository"
+    told = ew("migrate", source, "--to", "engine", "--model", "again", "--json").document
+    assert "was rendered by ew" in told["note"] and "as llama" in told["note"]
+    assert told["convert"][3] == "CHECKPOINT"
+    assert "Note: " in ew("migrate", source, "--to", "engine", "--model", "again").out
+    assert ew("migrate", upstream, "--to", "engine", "--model", "other", "--json").document["note"] == ""
+
+
 def test_where_rendering_fails_the_error_says_that_the_entry_stays(
     upstream: Path, config: Path, own_home: Path
 ) -> None:
