@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
-from cli.output import emit, json_option, report_errors, say
-from common.errors import EnvironmentProblem, UsageError
+from cli.output import emit, json_option, report_errors, say, show_error
+from common.errors import EnvironmentProblem, EwError, Interrupted, UsageError
 from runtime import aiperf, client, loadplot, loadtest
+from runtime.client import Endpoint
 from runtime.loadtest import Level, LoadRequest
 
 COLUMNS = (
@@ -75,6 +76,7 @@ def command(
     """Measure TTFT, inter-token latency and throughput over concurrency, at the client.
 
     Every request has a prompt of its own and asks for exactly the output length. Exits 1 if one failed.
+    Ctrl-C ends it with what was measured so far.
 
     \b
     Examples:
@@ -86,20 +88,51 @@ def command(
     endpoint = client.find_endpoint(url, key_file)
     options["model"] = client.choose_model(endpoint, options["model"])
     request = LoadRequest(concurrency=parse_levels(concurrency), **options)
-    measure = aiperf.run if uses_aiperf(tool) else loadtest.run
-    levels = measure(endpoint, request, lambda text: say(text, as_json=True))
-    used = "aiperf" if measure is aiperf.run else "own"
+    with_aiperf = uses_aiperf(tool)
+    levels, trouble = measured(endpoint, request, with_aiperf=with_aiperf)
     document = {
         "url": endpoint.url,
-        "tool": used,
+        "tool": "aiperf" if with_aiperf else "own",
         **vars(request),
         "levels": [level.as_dict() for level in levels],
+        **({"error": trouble.as_dict()} if trouble else {}),
     }
     emit(document, as_json=as_json, text=table(levels))
     if plot:
         title = f"{request.model}: {request.input_len} tokens in, {request.output_len} out"
         say(f"Wrote {loadplot.draw(levels, title, plot)}", as_json=as_json)
+    if trouble:
+        _end_early(trouble, as_json=as_json)
     sys.exit(1 if any(level.failed for level in levels) else 0)
+
+
+def measured(
+    endpoint: Endpoint, request: LoadRequest, *, with_aiperf: bool
+) -> tuple[list[Level], EwError | None]:
+    """The levels that were measured, and what kept it from measuring all.
+
+    Raises:
+        EwError: what kept it from measuring any.
+    """
+    levels: list[Level] = []
+    trouble: EwError | None = None
+    measure = aiperf.run if with_aiperf else loadtest.run
+    try:
+        measure(endpoint, request, lambda text: say(text, as_json=True), levels.append)
+    except KeyboardInterrupt:
+        trouble = Interrupted(hint="Run the same command again; it measures every level anew.")
+    except EwError as error:
+        trouble = error
+    if trouble and not levels:
+        raise trouble
+    return levels, trouble
+
+
+def _end_early(trouble: EwError, *, as_json: bool) -> NoReturn:
+    """With --json the error is in the one document already."""
+    if not as_json:
+        show_error(trouble, as_json=False)
+    sys.exit(trouble.exit_code)
 
 
 def uses_aiperf(tool: str) -> bool:

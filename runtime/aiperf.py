@@ -11,7 +11,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from common.config import load_config
 from common.errors import ConfigError, ServiceError
 from common.paths import home
 from runtime.client import KEY_VARIABLE, Endpoint
-from runtime.loadtest import Level, LoadRequest
+from runtime.loadtest import Level, LoadRequest, OnLevel, Progress
 
 EXPORT = "profile_export_aiperf.json"
 BUILT_IN_TOKENIZER = "builtin"
@@ -32,9 +31,15 @@ def find() -> str | None:
 
 
 def run(
-    endpoint: Endpoint, request: LoadRequest, progress: Callable[[str], None] = lambda text: None
+    endpoint: Endpoint,
+    request: LoadRequest,
+    progress: Progress = lambda text: None,
+    on_level: OnLevel = lambda level: None,
 ) -> list[Level]:
     """Measure every level, lowest first.
+
+    Args:
+        on_level: called with each level when it is measured, so that an interrupt loses none.
 
     Raises:
         ServiceError: aiperf failed; with its last lines.
@@ -44,6 +49,7 @@ def run(
         progress(f"aiperf: {concurrency} at once, {request.count(concurrency)} requests ...")
         with tempfile.TemporaryDirectory(prefix="ew-aiperf-") as folder:
             levels.append(_level(endpoint, request, concurrency, Path(folder)))
+        on_level(levels[-1])
     return levels
 
 

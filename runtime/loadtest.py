@@ -84,16 +84,29 @@ class Level:
         return {**vars(self), "errors": list(self.errors)}
 
 
-def run(endpoint: Endpoint, request: LoadRequest, progress: Progress = lambda text: None) -> list[Level]:
+OnLevel = Callable[[Level], None]
+
+
+def run(
+    endpoint: Endpoint,
+    request: LoadRequest,
+    progress: Progress = lambda text: None,
+    on_level: OnLevel = lambda level: None,
+) -> list[Level]:
     """Measure every level, lowest first, after one request that is not counted.
+
+    Args:
+        on_level: called with each level when it is measured, so that an interrupt loses none.
 
     Raises:
         ServiceError: that first request failed.
     """
-    return asyncio.run(_run(endpoint, request, progress))
+    return asyncio.run(_run(endpoint, request, progress, on_level))
 
 
-async def _run(endpoint: Endpoint, request: LoadRequest, progress: Progress) -> list[Level]:
+async def _run(
+    endpoint: Endpoint, request: LoadRequest, progress: Progress, on_level: OnLevel
+) -> list[Level]:
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
@@ -102,6 +115,7 @@ async def _run(endpoint: Endpoint, request: LoadRequest, progress: Progress) -> 
         for concurrency in sorted(set(request.concurrency)):
             progress(f"{concurrency} at once, {request.count(concurrency)} requests ...")
             levels.append(await _level(session, endpoint, request, concurrency, words))
+            on_level(levels[-1])
         return levels
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -121,6 +123,35 @@ def test_bench_json_has_every_figure(endpoint: Endpoint) -> None:
     (level,) = answer.document["levels"]
     assert level["failed"] == 0
     assert level["tokens_per_second"] > 0
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_an_interrupted_bench_shows_what_it_measured(
+    endpoint: Endpoint, script: Script, as_json: bool
+) -> None:
+    script.answered = 2 + 8  # to find the prompt's length, then the first level
+    command = [sys.executable, str(SOURCE_ROOT / "cli" / "__main__.py"), "bench", "--tool", "own"]
+    command += ["--url", endpoint.url, "--concurrency", "1,2", "--input-len", "8", "--output-len", "3"]
+    process = subprocess.Popen(
+        [*command, *(["--json"] if as_json else [])],
+        env={**os.environ, KEY_VARIABLE: KEY},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    while not process.stderr.readline().startswith("2 at once"):
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    if as_json:
+        document = json.loads(out)
+        assert [level["concurrency"] for level in document["levels"]] == [1]
+        assert document["error"]["code"] == "interrupted"
+    else:
+        assert [line.split()[0] for line in out.splitlines()] == ["at", "1"]
+        assert "Interrupted" in err
 
 
 @pytest.mark.parametrize("levels", ["0", "a", "1,,2", "-1"])

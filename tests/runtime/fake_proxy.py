@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,10 @@ RECEIPT = {"finishReason": "stop", "timings": {"proxyMs": 0.5}}
 
 @dataclass
 class Script:
-    """What it does: `pieces` are streamed; `end` is how a stream ends: done, error or cut."""
+    """What it does: `pieces` are streamed; `end` is how a stream ends: done, error or cut.
+
+    After `answered` requests it leaves all others waiting until `over`.
+    """
 
     pieces: list[str] = field(default_factory=lambda: ["Par", "is"])
     end: str = "done"
@@ -26,6 +30,8 @@ class Script:
     models: list[str] = field(default_factory=lambda: ["tiny"])
     bodies: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
+    answered: float = math.inf
+    over: threading.Event = field(default_factory=threading.Event)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -39,7 +45,9 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         script.bodies.append(body)
         script.keys.append(self.headers["X-API-Key"])
-        if script.status != 200:
+        if len(script.bodies) > script.answered:
+            script.over.wait()
+        elif script.status != 200:
             self._send(script.status, {"error": {"message": "No.", "hint": "Ask later.", "code": "busy"}})
         elif self.path.endswith("/stream"):
             self._stream(body)
@@ -86,6 +94,7 @@ def fake_proxy(script: Script) -> Iterator[Endpoint]:
     try:
         yield Endpoint("http", "127.0.0.1", server.server_address[1], KEY)
     finally:
+        script.over.set()
         server.shutdown()
         thread.join()
         server.server_close()
