@@ -13,6 +13,8 @@ from pydantic.alias_generators import to_camel
 from common.errors import UsageError
 
 MAX_STOPS = 16
+# What pydantic calls it when a value is no object.
+OBJECT_WANTED = ("model_type", "dict_type", "model_attributes_type")
 Text = Annotated[str, StringConstraints(min_length=1)]
 ShortText = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:-]{1,128}$")]
@@ -143,6 +145,8 @@ def _describe(model: type[BaseModel], problem: Any) -> str:
     if problem["type"] == "value_error":
         return f"{path}: {problem['msg'].removeprefix('Value error, ')}"
     found = json.dumps(problem["input"], ensure_ascii=True, default=str)
+    if problem["type"] in OBJECT_WANTED:
+        return f"{path}: found {found[:80]}; a JSON object is needed"
     message = problem["msg"][0].lower() + problem["msg"][1:]
     return f"{path}: found {found[:80]}; {message}"
 

@@ -303,7 +303,8 @@ def _not_ready(message: str) -> ServiceError:
     return ServiceError(
         "The model is not ready on tritonserver.",
         why=message,
-        hint="Try again soon; ./ew status shows which models are loaded.",
+        hint="./ew status shows its state: while it loads, try again soon; if it was stopped, start it again "
+        "with ./ew start --model.",
         code="model_not_ready",
     )
 

@@ -186,3 +186,19 @@ async def test_an_error_mid_stream_raises(stack: Stack, client: AsyncOpenAI) -> 
     with pytest.raises(openai.APIError, match="engine"):
         async for _ in await client.chat.completions.create(model=MODEL, messages=USER, stream=True):
             pass
+
+
+@pytest.mark.parametrize("role", ["user", "system", "tool"])
+async def test_only_an_assistant_may_say_nothing(stack: Stack, client: AsyncOpenAI, role: str) -> None:
+    silent: Any = [*USER, {"role": role, "content": None}]
+    with pytest.raises(openai.BadRequestError, match=f"a message of the {role} needs content"):
+        await client.chat.completions.create(model=MODEL, messages=silent)
+    stack.script(TEXT)
+    silent[1]["role"] = "assistant"
+    answer = await client.chat.completions.create(model=MODEL, messages=silent)
+    assert answer.choices[0].message.content == TEXT
+
+
+async def test_a_body_that_is_no_object(stack: Stack, client: AsyncOpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match=r"found \[1\]; a JSON object is needed"):
+        await client.post("/chat/completions", cast_to=object, body=[1])
