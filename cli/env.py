@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from cli.output import emit, json_option, report_errors, say
-from runtime.environments import registry
+from runtime.environments import base, registry
 from runtime.environments.registry import Environment
 
 
@@ -41,19 +43,26 @@ def list_(as_json: bool) -> None:
 @json_option
 @report_errors
 def show(name: str, as_json: bool) -> None:
-    """One environment: where it is, what is in it, what is wrong with it.
+    """One environment: where it is, what is in it, what is wrong with it. base is ew's own.
 
     \b
-    Example:
+    Examples:
+      ./ew env show base
       ./ew env show ew-trt
     """
-    environment = registry.get(name)
-    document = {**environment.as_dict(), "bytes": registry.size(environment)}
+    document = _document(name)
     shown = [
         f"{key}: {value}" for key, value in document.items() if value and key not in ("packages", "digest")
     ]
-    packages = [f"  {package} {version}" for package, version in environment.packages.items()]
+    packages = [f"  {package} {version}" for package, version in document["packages"].items() if version]
     emit(document, as_json=as_json, text="\n".join([*shown, *packages]))
+
+
+def _document(name: str) -> dict[str, Any]:
+    if name == base.NAME and registry.find(name) is None:
+        return base.as_dict()
+    environment = registry.get(name)
+    return {**environment.as_dict(), "bytes": registry.size(environment)}
 
 
 @command.command("remove")

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import sys
 from collections.abc import Iterator
 from typing import Any
 
-from packaging.version import Version
-
 from runtime.doctor.catalog import found
 from runtime.doctor.finding import Finding
-from runtime.environments import registry
-
-NEEDED = ("nvidia-pytriton", "openvino-genai", "tokenizers", "uvicorn", "tritonclient")
-SHOWN = (*NEEDED, "numpy", "openvino", "torch", "transformers")
+from runtime.environments import base, registry
 
 
 def check_environments() -> Iterator[Finding]:
@@ -31,22 +25,11 @@ def check_environments() -> Iterator[Finding]:
 def facts() -> dict[str, Any]:
     """Versions in the base environment, and the state of the others."""
     return {
-        "base": {"prefix": sys.prefix, "packages": {name: version(name) for name in SHOWN}},
+        "base": {"prefix": sys.prefix, "packages": base.packages()},
         "engines": [environment.as_dict() for environment in registry.all_environments()],
     }
 
 
-def version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
 def _base() -> Iterator[Finding]:
-    missing = [name for name in NEEDED if version(name) is None]
-    if missing:
-        yield found("base_incomplete", f"missing: {', '.join(missing)}", where=sys.prefix)
-    numpy = version("numpy")
-    if numpy is None or Version(numpy) >= Version("2"):
-        yield found("base_incomplete", f"numpy {numpy}; Triton's Python stub needs 1.x", where=sys.prefix)
+    for problem in base.problems():
+        yield found("base_incomplete", problem, where=sys.prefix)

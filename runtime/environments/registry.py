@@ -16,6 +16,7 @@ from common import atomic
 from common.config import Engine
 from common.errors import UsageError
 from common.paths import home
+from runtime.environments import base
 
 Manager = Literal["venv", "conda", "mamba", "micromamba", "container", "system"]
 State = Literal["ready", "unfinished", "broken"]
@@ -97,11 +98,18 @@ def find(name: str) -> Environment | None:
 def get(name: str) -> Environment:
     """
     Raises:
-        UsageError: there is none of that name.
+        UsageError: there is none of that name, or it is the base environment, which has no record.
     """
     environment = find(check_name(name))
+    if environment is None and name == base.NAME:
+        raise UsageError(
+            "The base environment is ew's own; it is neither chosen nor removed by its name.",
+            hint="The cpu engine runs in it when no environment is named; ./ew env show base shows it, and "
+            "rm -rf .venv && ./ew setup makes it anew.",
+            code="environment_is_base",
+        )
     if environment is None:
-        known = ", ".join(one.name for one in all_environments()) or "none"
+        known = ", ".join([base.NAME, *(one.name for one in all_environments())])
         raise UsageError(
             f"There is no environment {name!r}.",
             why=f"Known: {known}.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,16 @@ def test_environments_are_listed_shown_and_removed(tmp_path: Path) -> None:
     assert ew("env", "remove", "ew-trt", "--yes").code == 0
     assert "conda env remove --yes --name ew-trt" in calls.read_text()
     assert ew("env", "list", "--json").document == []
+
+
+def test_the_base_environment_is_shown_and_not_removed() -> None:
+    shown = ew("env", "show", "base", "--json").document
+    assert (shown["engine"], shown["prefix"], shown["state"]) == ("cpu", sys.prefix, "ready")
+    assert shown["packages"]["numpy"].startswith("1.")
+    assert f"prefix: {sys.prefix}" in ew("env", "show", "base").out
+    assert "Known: base" in ew("env", "show", "other").err
+    removed = ew("env", "remove", "base", "--yes", "--json")
+    assert (removed.code, removed.document["error"]["code"]) == (2, "environment_is_base")
 
 
 def test_doctor_explains_a_log_and_exits_1(tmp_path: Path) -> None:
