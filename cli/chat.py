@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from typing import Any
 
@@ -16,6 +17,7 @@ from runtime.asking import ask_streaming
 from runtime.client import Endpoint
 
 HELP = "/reset begins anew, /exit or Ctrl-D ends, Ctrl-C stops an answer."
+COMMAND = re.compile(r"/[\w?-]+")
 Messages = list[dict[str, str]]
 
 
@@ -27,7 +29,8 @@ def command(as_json: bool, **options: Any) -> None:
     """Talk with a served model; the whole conversation is sent with every turn.
 
     /reset begins a new conversation, /exit or Ctrl-D ends, Ctrl-C stops the answer that is running. With
-    --json the answers go to stderr, and one document with all turns to stdout at the end.
+    --json the answers go to stderr, and one document with all turns to stdout at the end. A line that is one
+    /word and none of these is not sent; //word sends /word, and so does a space before it.
 
     \b
     Examples:
@@ -44,8 +47,10 @@ def command(as_json: bool, **options: Any) -> None:
             break
         if line == "/reset":
             talk.reset()
-        elif line:
-            talk.turn(line)
+        elif COMMAND.fullmatch(line):
+            click.secho(f"{line} is no command, and was not sent. {HELP} /{line} sends it.", err=True)
+        elif prompt := _unescaped(line).strip():
+            talk.turn(prompt)
     emit({"model": model, "turns": talk.turns}, as_json=as_json)
 
 
@@ -93,15 +98,20 @@ class Talk:
         self._messages = [*asked, {"role": "assistant", "content": "".join(heard)}]
 
 
+def _unescaped(text: str) -> str:
+    """What is sent: of //word, which is how a /word gets past the commands, the second slash on."""
+    return text[1:] if COMMAND.fullmatch(text[1:]) and text.startswith("//") else text
+
+
 def _read_turn() -> str | None:
-    """The next line of the user, None at the end."""
+    """The next line of the user, None at the end. Spaces before it say that it is no command."""
     if not sys.stdin.isatty():
         line = sys.stdin.readline()
-        return line.strip() if line else None
+        return line.rstrip() if line else None
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  (line editing and history for input())
     try:
-        return input("> ").strip()
+        return input("> ").rstrip()
     except EOFError:
         return None
     except KeyboardInterrupt:

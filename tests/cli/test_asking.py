@@ -104,6 +104,15 @@ def test_chat_sends_the_whole_conversation_until_it_is_reset(endpoint: Endpoint,
     assert asked == [["one"], ["one", "Paris", "two"], ["three"]]
 
 
+def test_a_mistyped_command_of_chat_is_not_sent(endpoint: Endpoint, script: Script) -> None:
+    turns = "/exti\n//exti\n /exit\n //x\n/etc/hosts\n// a comment\n/exit now\n"
+    result = CliRunner().invoke(main, ["chat", "--url", endpoint.url], input=turns)
+    assert result.exit_code == 0
+    assert "/exti is no command" in result.stderr
+    sent = [body["messages"][-1]["content"] for body in script.bodies]
+    assert sent == ["/exti", "/exit", "//x", "/etc/hosts", "// a comment", "/exit now"]
+
+
 def test_a_failed_turn_is_said_and_forgotten(endpoint: Endpoint, script: Script) -> None:
     script.end = "error"
     result = CliRunner().invoke(main, ["chat", "--url", endpoint.url], input="one\ntwo\n")
