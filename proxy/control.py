@@ -40,9 +40,9 @@ class Control:
         return _json({"status": "live"})
 
     async def ready(self, request: Request) -> Response:
-        """200 when every model that is meant to run is ready; the states are fresh."""
+        """200 when every model that is meant to run, or every `?model=`, is ready; the states are fresh."""
         await self._service.refresh()
-        ready = self._service.is_ready()
+        ready = self._service.is_ready(request.query_params.getlist("model"))
         status = "ready" if ready else ("draining" if self._service.draining else "not ready")
         document = {"status": status, "models": self._service.ready(), "broken": self._broken()}
         return _json(document, 200 if ready else 503)

@@ -12,6 +12,12 @@ from proxy.openai_api.schema import ChatRequest, CompletionRequest
 from proxy.schema import InferenceRequest
 
 REF = "#/components/schemas/{model}"
+ONLY_MODELS = {
+    "name": "model",
+    "in": "query",
+    "required": False,
+    "schema": {"type": "array", "items": {"type": "string"}},
+}
 MODEL_ID = {"name": "model_id", "in": "path", "required": True, "schema": {"type": "string"}}
 ERRORS = {
     "400": "A field is wrong, or the engine refuses the request; the message names it.",
@@ -106,7 +112,8 @@ def _open(summary: str, kind: str = "application/json") -> dict[str, Any]:
 
 def _readiness() -> dict[str, Any]:
     """Here 503 is an answer, not an error: the same document with another status."""
-    described = _open("Every model that is meant to run is ready.")
+    described = _open("Every model that is meant to run is ready, or every one that `model` names.")
+    described["parameters"] = [ONLY_MODELS]
     described["responses"]["503"] = {**described["responses"]["200"], "description": "Not ready."}
     return described
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -140,16 +140,20 @@ class Service:
         """Model id -> state, as of the last look."""
         return {model_id: self.router.state(model_id) for model_id in self.registry.models}
 
-    def is_ready(self) -> bool:
+    def is_ready(self, only: Sequence[str] = ()) -> bool:
         """Every model that is meant to run is ready, at least one is, and the proxy is not draining.
 
         A model that is loaded on demand is ready while it is unloaded.
+
+        Args:
+            only: the models asked for, all of which must serve; the others do not count.
         """
-        states = [
-            "READY" if state == "UNLOADED" and self.on_demand.covers(model_id) else state
+        states = {
+            model_id: "READY" if state == "UNLOADED" and self.on_demand.covers(model_id) else state
             for model_id, state in self.ready().items()
-        ]
-        wanted = [state for state in states if state != "UNLOADED"]
+        }
+        meant = [model_id for model_id, state in states.items() if state != "UNLOADED"]
+        wanted = [states.get(model_id) for model_id in only or meant]
         return not self.draining and bool(wanted) and all(state == "READY" for state in wanted)
 
     def timeout(self, asked_ms: int | None) -> float:

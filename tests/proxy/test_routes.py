@@ -81,6 +81,13 @@ async def test_models_come_and_go_while_others_answer(
         write(routes, (stack.triton.url, [MODEL]), (other.url, ["other"]))
         status, ready = await stack.get("/health/ready")
         assert (status, ready["models"]) == (200, {MODEL: "READY", "other": "READY"})
+        other.models["other-tensorrt_llm"] = "UNAVAILABLE"
+        assert (await stack.get("/health/ready"))[0] == 503
+        assert (await stack.get(f"/health/ready?model={MODEL}"))[0] == 200
+        assert (await stack.get(f"/health/ready?model={MODEL}&model=other"))[0] == 503
+        assert (await stack.get("/health/ready?model=nobody"))[0] == 503
+        other.models["other-tensorrt_llm"] = "READY"
+        assert (await stack.get("/health/ready"))[0] == 200
         assert stack.service.registry.get(MODEL).tokenizer is tokenizer, "what stays is not read again"
         other.script.tokens = tokenizer.encode("world").ids
         assert text_of(await stack.events(modelId="other")) == "world"
