@@ -42,7 +42,10 @@ class Control:
     async def ready(self, request: Request) -> Response:
         """200 when every model that is meant to run, or every `?model=`, is ready; the states are fresh."""
         await self._service.refresh()
-        ready = self._service.is_ready(request.query_params.getlist("model"))
+        only = request.query_params.getlist("model")
+        for model_id in only:
+            self._service.registry.get(model_id)  # a name that nobody has will never be ready
+        ready = self._service.is_ready(only)
         status = "ready" if ready else ("draining" if self._service.draining else "not ready")
         document = {"status": status, "models": self._service.ready(), "broken": self._broken()}
         return _json(document, 200 if ready else 503)

@@ -153,7 +153,7 @@ class Service:
             for model_id, state in self.ready().items()
         }
         meant = [model_id for model_id, state in states.items() if state != "UNLOADED"]
-        wanted = [states.get(model_id) for model_id in only or meant]
+        wanted = [states[model_id] for model_id in only or meant]
         return not self.draining and bool(wanted) and all(state == "READY" for state in wanted)
 
     def timeout(self, asked_ms: int | None) -> float:

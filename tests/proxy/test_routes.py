@@ -85,7 +85,7 @@ async def test_models_come_and_go_while_others_answer(
         assert (await stack.get("/health/ready"))[0] == 503
         assert (await stack.get(f"/health/ready?model={MODEL}"))[0] == 200
         assert (await stack.get(f"/health/ready?model={MODEL}&model=other"))[0] == 503
-        assert (await stack.get("/health/ready?model=nobody"))[0] == 503
+        assert (await stack.get("/health/ready?model=nobody"))[0] == 404
         other.models["other-tensorrt_llm"] = "READY"
         assert (await stack.get("/health/ready"))[0] == 200
         assert stack.service.registry.get(MODEL).tokenizer is tokenizer, "what stays is not read again"
