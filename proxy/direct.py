@@ -48,16 +48,17 @@ class DirectProtocol(GuardedProtocol):
             yield
         finally:
             self._held = None
-            self.transport.write(b"".join(held))
+            if held:
+                self.write(b"".join(held))
 
     def write(self, data: bytes) -> None:
-        if self._held is None:
-            self.transport.write(data)
-        else:
+        if self._held is not None:
             self._held.append(data)
+        elif not self.transport.is_closing():  # uvloop raises for a closed one
+            self.transport.write(data)
 
     def write_part(self, body: bytes) -> None:
-        if body and not self.transport.is_closing():
+        if body:
             self.write(b"%x\r\n%b\r\n" % (len(body), body))
 
     def close(self) -> None:

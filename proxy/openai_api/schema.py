@@ -42,7 +42,7 @@ class ChatMessage(OpenAIModel):
 
     @model_validator(mode="after")
     def _says_something(self) -> ChatMessage:
-        """Only an assistant's message may be without text, beside its tool calls."""
+        """Only an assistant's message may be without content, as beside its tool calls."""
         if self.content is None and self.role != "assistant":
             raise ValueError(f"a message of the {self.role} needs content")
         return self

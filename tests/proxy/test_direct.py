@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from proxy.direct import DirectProtocol
+from proxy.logs import JsonFormatter
 from tests.proxy.stack import MODEL, Stack
 from tests.proxy.test_cancel import LONG, until
 
@@ -63,6 +66,27 @@ async def test_a_client_that_leaves_after_a_large_body_is_noticed(stack: Stack, 
     writer.write(head.encode())
     await asyncio.sleep(0.05)  # the request waits for its body, which comes in one piece
     writer.write(body)
-    assert await until(lambda: bool(stack.triton.requests))
+    assert await until(lambda: bool(stack.triton.requests), 10.0)
     writer.close()
-    assert await until(lambda: bool(stack.triton.stops) and not stack.service.active)
+    assert await until(lambda: bool(stack.triton.stops) and not stack.service.active, 10.0)
+
+
+async def test_a_client_that_leaves_after_an_early_status_line_is_no_failure(
+    make_stack: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with make_stack(header_hold=0.05) as stack:
+        stack.script(LONG, prefill=30.0)
+        host, port = stack.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        body = json.dumps({"modelId": MODEL, "prompt": "hi"}).encode()
+        head = f"POST {STREAM} HTTP/1.1\r\nHost: x\r\nX-API-Key: {stack.key}\r\n"
+        with caplog.at_level(logging.INFO, "proxy"):
+            writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+            writer.close()
+            assert await until(lambda: any(one.name == "proxy.access" for one in caplog.records), 10.0)
+    assert [one.message for one in caplog.records if one.levelno >= logging.ERROR] == []
+    [access] = [
+        json.loads(JsonFormatter().format(one)) for one in caplog.records if one.name == "proxy.access"
+    ]
+    assert access["status"] == 499
