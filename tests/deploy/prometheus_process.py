@@ -54,7 +54,7 @@ class Prometheus:
 
 @contextlib.contextmanager
 def prometheus(target: str, folder: Path) -> Iterator[Prometheus]:
-    """Scrape `target` (host:port) as deploy/prometheus/prometheus.yml says, but every second."""
+    """Scrape `target` (host:port) as deploy/prometheus/prometheus.yml says, but every two seconds."""
     port = _free_port()
     address = f"127.0.0.1:{port}"
     command = [
@@ -78,7 +78,7 @@ def prometheus(target: str, folder: Path) -> Iterator[Prometheus]:
 def _configuration(target: str, folder: Path) -> Path:
     shutil.copytree(PROMETHEUS / "rules", folder / "rules")
     config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text(encoding="utf-8"))
-    config["global"].update(scrape_interval="1s", scrape_timeout="1s", evaluation_interval="1s")
+    config["global"].update(scrape_interval="2s", scrape_timeout="2s", evaluation_interval="1s")
     (job,) = config["scrape_configs"]
     job["static_configs"] = [{"targets": [target], "labels": POD_LABELS}]
     path = folder / "prometheus.yml"

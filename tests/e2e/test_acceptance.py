@@ -154,7 +154,7 @@ def test_killing_curl_before_the_first_token_stops_the_engine(service: RunningSe
 def open_curl(service: RunningService, prompt: str) -> subprocess.Popen[bytes]:
     command = ["curl", "-sN", "-X", "POST", f"{service.url}/api/v1/inference/stream"]
     command += ["-H", "Content-Type: application/json", "-H", f"X-API-Key: {service.api_key}"]
-    command += ["-d", json.dumps(body(service, prompt, maxTokens=1500))]
+    command += ["-d", json.dumps(body(service, prompt, minTokens=1500, maxTokens=1500))]
     return subprocess.Popen(command, stdout=subprocess.PIPE)
 
 

@@ -125,11 +125,12 @@ def test_stop_lets_a_stream_finish_and_leaves_nothing(long: Installation) -> Non
     service_id = long.state()["service_id"]
     key = Path(document["key_file"]).read_text().strip()
     stream = open_stream(f"http://127.0.0.1:{long.port}", key, "tiny", LONG_ANSWER)
-    stopping = subprocess.Popen(long.command("stop"), env=long.spawn_environment())
+    command = long.command("stop", "--drain", "120")  # a starved machine takes longer than the default
+    stopping = subprocess.Popen(command, env=long.spawn_environment())
     events = stream.read().decode().split("\n\n")
     assert events[-2] == "data: [DONE]"
     assert json.loads(events[-3].removeprefix("data: "))["usage"]["completionTokens"] == LONG_ANSWER
-    assert stopping.wait(60) == 0
+    assert stopping.wait(150) == 0
     assert left_behind(service_id) == []
     for port in document["ports"].values():
         socket.create_server(("127.0.0.1", port)).close()
