@@ -88,7 +88,8 @@ def _write(model_id: str, result: Migration) -> str | None:
     try:
         return _render(model_id, entry.model_path)
     except EwError as error:
-        error.why = f"{error.why.rstrip('.')}. The entry {model_id} is in {home().config} all the same."
+        kept = f"The entry {model_id} is in {home().config} all the same."
+        error.why = f"{error.why.rstrip('.')}. {kept}" if error.why else kept
         raise
 
 

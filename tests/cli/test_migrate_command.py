@@ -77,3 +77,12 @@ def test_where_rendering_fails_the_error_says_that_the_entry_stays(
     assert (failed.code, failed.document["error"]["code"]) == (4, "engine_pending")
     assert "The entry other is in" in failed.document["error"]["why"]
     assert "other" in models(config)
+
+
+def test_an_error_without_a_cause_says_so_too(upstream: Path, config: Path, own_home: Path) -> None:
+    make_package(own_home / "models" / "other", byte_level())
+    (own_home / "model_repository").mkdir()
+    (own_home / "model_repository" / "notes.md").write_text("mine")
+    failed = migrate(upstream, "other")
+    assert (failed.code, failed.document["error"]["code"]) == (4, "not_a_repository")
+    assert failed.document["error"]["why"].startswith("The entry other is in")
