@@ -18,10 +18,12 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 def prepare_streams() -> None:
     """Make no verb fail for a character: what a terminal's encoding lacks is shown as "?", and bytes on stdin
-    that are no text in it are refused where they are used."""
+    that are no text in it are refused where they are used. UTF-8 lacks only the bytes of a file name that is
+    no text; they are shown as `\\udcc4`, which is also how JSON writes them."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() != "utf-8":
-            stream.reconfigure(errors="replace")
+        if isinstance(stream, io.TextIOWrapper):
+            utf8 = stream.encoding.lower() == "utf-8"
+            stream.reconfigure(errors="backslashreplace" if utf8 else "replace")
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")
 

@@ -137,8 +137,7 @@ def list_packages(folder: Path | None, as_json: bool) -> None:
     packages = find_packages(folder or models) if folder or models.is_dir() else []
     if as_json:
         emit([_row(package) for package in packages], as_json=True)
-        return
-    if packages:
+    elif packages:
         Console().print(_table(packages))
     else:
         emit(None, as_json=False, text=f"No packages in {folder or models}.")

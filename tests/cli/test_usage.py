@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -9,6 +13,7 @@ import pytest
 
 from cli import status
 from cli.app import RESUMING, VERBS, main
+from common.paths import SOURCE_ROOT
 from tests.cli.ew import ew
 from tests.packages import make_package
 from tests.proxy.tokenizers_made import byte_level
@@ -140,3 +145,14 @@ def test_packages_are_listed_by_short_names_and_damaged_ones_named(
     assert listed.out.splitlines()[2].startswith("models/whole")
     assert "spoilt" not in listed.out
     assert "damaged: models/spoilt" in listed.err
+    as_json = ew("package", "list", tmp_path / "models", "--json")
+    assert [Path(row["package"]).name for row in as_json.document] == ["whole"]
+    assert as_json.err == listed.err
+
+
+def test_a_path_that_is_no_text_is_shown_where_the_output_is_strict() -> None:
+    command = [sys.executable, str(SOURCE_ROOT / "cli" / "__main__.py"), "plan", "--json", "--model"]
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict", "PYTHONUTF8": "1"}
+    done = subprocess.run([*command, b"/x/\xc4\xe3"], env=environment, capture_output=True, check=False)
+    assert done.returncode == 4, done.stderr
+    assert os.fsencode(json.loads(done.stdout)["error"]["message"]).count(b"/x/\xc4\xe3") == 1
