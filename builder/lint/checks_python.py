@@ -170,12 +170,12 @@ def _is_importable(name: str, folder: Path) -> bool:
 
 
 def _may_execute(tree: ast.Module) -> bool:
-    """Whether TritonPythonModel has execute; where it has a base class, that may have it."""
+    """Whether TritonPythonModel has execute; a base class other than object may have it."""
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == "TritonPythonModel":
             functions = (ast.FunctionDef, ast.AsyncFunctionDef)
             own = any(isinstance(part, functions) and part.name == "execute" for part in node.body)
-            return own or bool(node.bases)
+            return own or any(ast.unparse(base) != "object" for base in node.bases)
     return False
 
 

@@ -113,6 +113,7 @@ LLMAPI_MUTATIONS = [
     ("EW106", CONFIG, CONFIG, r'backend: "python"\n', ""),
     ("EW402", MODEL, MODEL, r"def execute\(", "def execute(("),
     ("EW404", MODEL, MODEL, r"class TritonPythonModel", "class TritonModel"),
+    ("EW404", MODEL, MODEL, r"(?s)class TritonPythonModel.*", "class TritonPythonModel(object):\n    pass\n"),
 ]
 VERSION_CHANGES: list[tuple[str, str, Change]] = [
     ("EW110", "m-tensorrt_llm/config.pbtxt", lambda r: shutil.rmtree(r / "m-tensorrt_llm/1")),
