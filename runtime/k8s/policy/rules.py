@@ -51,9 +51,12 @@ def apply(manifests: Manifests) -> list[Finding]:
 
 
 def _judged(each: Rule, manifests: Manifests) -> list[Finding]:
+    found = []
     try:
-        return [Finding(each.id, name, message) for name, message in each.check(manifests)]
+        for name, message in each.check(manifests):
+            found.append(Finding(each.id, name, message))  # what comes before a wrong field stays
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         # Anybody's manifests may have a text where a rule expects a number, or a list for a map.
         message = f"The rule cannot be applied, because a field is not of its kind: {error!r}."
-        return [Finding(each.id, "the manifests", message)]
+        found.append(Finding(each.id, "the manifests", message))
+    return found
