@@ -13,7 +13,7 @@ from builder.repository_models import ModelFiles, model_files
 from builder.repository_target import Layout, Target, has_fixed_names
 from builder.repository_write import apply_changes, locked
 from common.config import DeployConfig, ModelConfig
-from common.errors import ConfigError, RepositoryError, UsageError
+from common.errors import ConfigError, RepositoryError, ResourceError, UsageError
 from common.paths import Home
 
 OF_A_DISK = ("lost+found",)  # a volume that is otherwise empty has it
@@ -77,7 +77,7 @@ def render(
         ConfigError: two models would share a folder, or versions cannot be served beside each other.
         PackageError: a package is missing, damaged or lacks what its engine needs.
         RepositoryError: a template is wrong, files were edited by hand, or the folder holds other things.
-        ResourceError: the repository cannot be written.
+        ResourceError: the repository cannot be read or written.
     """
     repository = (output or home.repository).absolute()
     _refuse_other_folder(repository)
@@ -99,16 +99,29 @@ def render(
 
 def _refuse_other_folder(repository: Path) -> None:
     """A mistyped folder would get dozens of files between its own."""
-    if not repository.is_dir() or any(repository.glob(RECORD_NAME)):
-        return
-    own = [path for path in repository.iterdir() if path.name[0] != "." and path.name not in OF_A_DISK]
-    models = (f"*/{CONFIG_NAME}", "*/[0-9]*")
-    if own and not any(found for pattern in models for found in repository.glob(pattern)):
+    try:
+        is_other = _holds_other_things(repository)
+    except OSError as error:
+        raise ResourceError(
+            f"The folder {repository} cannot be read.",
+            why=f"{error.strerror}.",
+            hint="Check owner, permissions and mounts.",
+            code="not_readable",
+        ) from None
+    if is_other:
         raise RepositoryError(
             f"{repository} is not empty and no model repository.",
             hint="Give --output an empty or new folder, or one that holds models.",
             code="not_a_repository",
         )
+
+
+def _holds_other_things(repository: Path) -> bool:
+    if not repository.is_dir() or any(repository.glob(RECORD_NAME)):
+        return False
+    own = [path for path in repository.iterdir() if path.name[0] != "." and path.name not in OF_A_DISK]
+    models = (f"*/{CONFIG_NAME}", "*/[0-9]*")
+    return bool(own) and not any(found for pattern in models for found in repository.glob(pattern))
 
 
 def _chosen(config: DeployConfig, only: list[str] | None, layout: Layout) -> list[str]:

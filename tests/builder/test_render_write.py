@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -200,3 +201,17 @@ def test_a_lost_record_is_made_again(home: Home) -> None:
     render(config_of(m={}), home)
     report: RenderReport = render(config_of(m={"max_batch_size": 2}), home)
     assert report.written
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_folder_that_may_not_be_read_is_named(
+    home: Home, monkeypatch: pytest.MonkeyPatch, dry_run: bool
+) -> None:
+    def refuse(path: Path) -> None:  # root may read every folder
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    home.repository.mkdir(parents=True)
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(ResourceError, match=r"cannot be read\. Permission denied\.") as caught:
+        render(config_of(m={}), home, dry_run=dry_run)
+    assert caught.value.code == "not_readable"
