@@ -9,6 +9,7 @@ The real tritonserver and bridge with an engine that computes nothing (benchmark
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import tempfile
@@ -44,11 +45,10 @@ def write_repository(folder: Path, step_ms: float) -> None:
 def wait_ready(port: int) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        try:
+        with contextlib.suppress(requests.RequestException):
             if requests.get(f"http://127.0.0.1:{port}/v2/models/{MODEL}/ready", timeout=1).ok:
                 return
-        except requests.RequestException:
-            time.sleep(0.1)
+        time.sleep(0.1)
     raise SystemExit("tritonserver did not become ready.")
 
 
