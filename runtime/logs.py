@@ -23,8 +23,10 @@ TROUBLE = re.compile(
     r"^E\d{4}|\berror\b|\bfailed\b|exception|traceback|out of memory|no space left|\bdied\b|\bhung\b",
     re.IGNORECASE,
 )
-# getopt's words, before pages of usage that speak of errors, too.
-REFUSED_OPTION = re.compile(r"unrecognized option|option .* (?:is ambiguous|requires an argument)")
+# What getopt says of tritonserver, before pages of usage that speak of errors, too.
+REFUSED_OPTION = re.compile(
+    r"tritonserver: (?:unrecognized option|option .* (?:is ambiguous|requires an argument))"
+)
 # How a record begins: tritonserver's letter and date, the worker's time, the proxy's JSON.
 RECORD = re.compile(r"[IWEF]\d{4} |\d{4}-\d\d-\d\d |\{\"")
 # tritonserver logs these at error level on every machine without a GPU; hwloc where /sys is not mounted.

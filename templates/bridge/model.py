@@ -56,7 +56,7 @@ class TritonPythonModel:
             self._bridge = Bridge(metrics, max_queue_size)
             self._bridge.start(settings)
         except (SettingsError, WorkerError, ProtocolError, OSError) as error:
-            raise pb.TritonModelException(str(error)) from error
+            raise pb.TritonModelException(_shown(str(error))) from error
         # A profile shows Triton's stub collecting garbage between executes; this leaves out what is loaded.
         gc.freeze()
 
@@ -99,6 +99,11 @@ def _may_be_early(request: Any) -> bool:
     The C++ backend has no such parameter: there, and for others here, a stop of an unknown id does nothing.
     """
     return bool(json.loads(request.parameters() or "{}").get(MAY_BE_EARLY))
+
+
+def _shown(text: str) -> str:
+    """Paths beyond ASCII are no text in Triton's stub (see bridge_settings)."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _refuse(sender: Any, status: Status, message: str) -> None:

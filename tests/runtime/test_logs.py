@@ -123,3 +123,5 @@ def test_a_refused_option_is_the_trouble_and_not_the_usage_after_it() -> None:
     usage = ["Usage: tritonserver [options]", "  --exit-on-error <boolean>", "\tExit if an error occurs."]
     assert logs.troubles_in([refused, *usage]) == [refused]
     assert logs.troubles_in(usage[2:]) == ["Exit if an error occurs."]
+    other = ["error: unrecognized option 'x'", "error: out of memory"]
+    assert logs.troubles_in(other) == other
