@@ -12,6 +12,7 @@ from cli.steps import Steps
 from common.config import Engine
 from common.errors import UsageError
 from runtime import loading, teardown
+from runtime.loading import LoadReport
 from runtime.teardown import StopReport
 
 drain_option = click.option(
@@ -59,13 +60,16 @@ def _unload(model: str, drain: float, as_json: bool) -> None:
     with Steps() as steps:
         steps(f"unloading {model}")
         report = loading.unload(model, drain)
-    if not report.memory_freed:
-        emit(asdict(report), as_json=as_json, text=f"{model} is unloaded; no worker of it ran.")
-        return
-    freed = f"{report.memory_freed / 2**20:.0f} MiB"
-    if report.gpu_memory_freed:
-        freed += f" and {report.gpu_memory_freed / 2**20:.0f} MiB of GPU memory"
-    emit(asdict(report), as_json=as_json, text=f"Unloaded {model}; its worker ended and gave back {freed}.")
+    emit(asdict(report), as_json=as_json, text=_unloaded_text(report))
+
+
+def _unloaded_text(report: LoadReport) -> str:
+    """Sizes that could not be read are left out. A worker of another user may not be seen at all."""
+    if not report.workers:
+        return f"{report.model} is unloaded; no worker of it was seen."
+    sizes = {"": report.memory_freed, " of GPU memory": report.gpu_memory_freed}
+    freed = " and ".join(f"{size / 2**20:.0f} MiB{kind}" for kind, size in sizes.items() if size)
+    return f"Unloaded {report.model}; its worker ended" + (f" and gave back {freed}." if freed else ".")
 
 
 def _text(report: StopReport) -> str:

@@ -17,11 +17,15 @@ WORKER_END_SECONDS = 5.0  # from its last answer to its end
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What happened to a model; in bytes, what its worker had of host and of GPU memory."""
+    """What happened to a model: how many workers ended, and in bytes what they had of host and GPU memory.
+
+    Memory that cannot be read counts as 0, and a worker of another user may not be seen at all.
+    """
 
     model: str
     state: str
     seconds: float
+    workers: int = 0
     memory_freed: int = 0
     gpu_memory_freed: int = 0
 
@@ -50,7 +54,8 @@ def unload(model: str, drain_seconds: float = DRAIN_SECONDS) -> LoadReport:
             hint="Give them longer with --drain, or look with ./ew logs worker; ./ew stop ends it.",
             code="worker_left",
         )
-    return LoadReport(model, found, round(time.monotonic() - began, 3), memory, gpu_memory)
+    seconds = round(time.monotonic() - began, 3)
+    return LoadReport(model, found, seconds, len(workers), memory, gpu_memory)
 
 
 def load(model: str) -> LoadReport:
