@@ -152,7 +152,7 @@ class Service:
             model_id: "READY" if state == "UNLOADED" and self.on_demand.covers(model_id) else state
             for model_id, state in self.ready().items()
         }
-        meant = [model_id for model_id, state in states.items() if state != "UNLOADED"]
+        meant = [model_id for model_id, state in states.items() if state not in ("UNLOADING", "UNLOADED")]
         wanted = [states[model_id] for model_id in only or meant]
         return not self.draining and bool(wanted) and all(state == "READY" for state in wanted)
 

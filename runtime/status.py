@@ -125,7 +125,7 @@ def judged(health: str, models: Sequence[str], *, proxy_ready: bool) -> str:
     """
     if health != "ready":
         return health
-    wanted = [state for state in models if state != "UNLOADED"]
+    wanted = [state for state in models if state not in ("UNLOADING", "UNLOADED")]
     if proxy_ready and all(state == "READY" for state in wanted):
         return "ready"
     return "degraded" if wanted else "unloaded"

@@ -109,6 +109,7 @@ def test_a_start_that_was_killed_shows_as_broken(ew_home: Path, spawn: Spawn) ->
     [
         ("ready", ["READY", "READY"], True, "ready"),
         ("ready", ["READY", "UNLOADED"], True, "ready"),
+        ("ready", ["READY", "UNLOADING"], True, "ready"),
         ("ready", ["UNLOADED", "UNLOADED"], False, "unloaded"),
         ("ready", ["UNLOADED"], True, "ready"),
         ("ready", ["READY", "UNAVAILABLE"], False, "degraded"),
